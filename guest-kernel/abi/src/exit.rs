@@ -1,0 +1,68 @@
+//! How the guest ends the virtual machine: one 32-bit write to [`crate::layout::EXIT_PORT`].
+//!
+//! Bits 7:0 are a value, bits 15:8 its kind, the rest is zero. The VMM treats anything else as a
+//! broken kernel. The port is QEMU's `isa-debug-exit` by default, so a QEMU guest ends too.
+
+/// How the virtual machine ended, as the guest tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// The program called `exit_group` with this status.
+    Exited(u8),
+    /// This signal killed the program.
+    Signaled(u8),
+    /// The kernel panicked; why is on the serial port.
+    Panicked,
+    /// The program could not be started: it is not something the kernel can execute.
+    NotExecutable,
+    /// The program could not be started: no such file in the root image.
+    NotFound,
+}
+
+const EXITED: u32 = 0;
+const SIGNALED: u32 = 1;
+const PANICKED: u32 = 2;
+const NOT_EXECUTABLE: u32 = 3;
+const NOT_FOUND: u32 = 4;
+
+impl Exit {
+    /// The word to write to the port.
+    pub const fn to_word(self) -> u32 {
+        let (kind, value) = match self {
+            Self::Exited(status) => (EXITED, status),
+            Self::Signaled(signal) => (SIGNALED, signal),
+            Self::Panicked => (PANICKED, 0),
+            Self::NotExecutable => (NOT_EXECUTABLE, 0),
+            Self::NotFound => (NOT_FOUND, 0),
+        };
+        kind << 8 | value as u32
+    }
+
+    /// The meaning of a word that the guest wrote, if it has one.
+    pub const fn from_word(word: u32) -> Option<Self> {
+        let value = word.to_le_bytes()[0];
+        Some(match word >> 8 {
+            EXITED => Self::Exited(value),
+            SIGNALED if value > 0 && value <= 64 => Self::Signaled(value),
+            PANICKED if value == 0 => Self::Panicked,
+            NOT_EXECUTABLE if value == 0 => Self::NotExecutable,
+            NOT_FOUND if value == 0 => Self::NotFound,
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Exit;
+
+    #[test]
+    fn every_word_that_has_a_meaning_is_written_the_same_way() {
+        for word in 0..0x1_0000 {
+            if let Some(exit) = Exit::from_word(word) {
+                assert_eq!(exit.to_word(), word);
+            }
+        }
+        assert_eq!(Exit::from_word(0x1_0000), None);
+        assert_eq!(Exit::from_word(Exit::Signaled(9).to_word()), Some(Exit::Signaled(9)));
+    }
+}

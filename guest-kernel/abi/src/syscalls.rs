@@ -1,0 +1,518 @@
+//! **The** list of system calls: what the dispatcher, `--strace`, seccomp profiles and
+//! `docs/syscalls.md` are made from.
+//!
+//! A row is `(number, number32, name, state, (argument: Kind, ...))`:
+//!
+//! * `number` is the x86-64 number; `number32` that of `int 0x80` (the i386 table), or `_` where the
+//!   call does not exist there or its structures are laid out differently for 32-bit callers;
+//! * `state` is `done` (the kernel has a handler of this name) or `none` (it answers ENOSYS);
+//! * a [`Kind`] says how to read an argument register, and so what a trace shows.
+//!
+//! To add a call, change its state and write `guest-kernel`'s handler: the rest follows.
+
+/// What an argument register holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file descriptor.
+    Fd,
+    /// A file descriptor of a directory, or `AT_FDCWD`.
+    DirectoryFd,
+    /// Pointer to a path name that the call reads.
+    Path,
+    /// Pointer to another NUL-terminated string that the call reads.
+    Text,
+    /// Pointer to bytes that the call reads; the next argument is their number.
+    In,
+    /// Pointer to bytes that the call writes; the next argument is the space, the result their number.
+    Out,
+    /// Any other pointer.
+    Pointer,
+    /// A signed 32-bit number.
+    Signed,
+    /// An unsigned 32-bit number.
+    Unsigned,
+    /// A signed 64-bit number.
+    Long,
+    /// A size in bytes.
+    Size,
+    /// Flags or another value that reads best in hexadecimal.
+    Hex,
+    /// Flags of `open(2)`.
+    OpenFlags,
+    /// Permission bits, in octal.
+    Octal,
+    /// A signal number.
+    Signal,
+    /// A process or thread id.
+    Pid,
+}
+
+/// One row of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemCall {
+    /// Number in RAX for the SYSCALL instruction.
+    pub number: u32,
+    /// Number in EAX for `int 0x80`, where the call means the same there.
+    pub number32: Option<u32>,
+    /// Name as in the man pages.
+    pub name: &'static str,
+    /// Whether the kernel has a handler; it answers ENOSYS to the others.
+    pub implemented: bool,
+    /// Names and kinds of the arguments.
+    pub arguments: &'static [(&'static str, Kind)],
+}
+
+/// One more than the highest number in the list.
+pub const LIMIT: usize = 512;
+
+/// Calls the macro that it is given with the whole list, as the module describes it.
+#[macro_export]
+macro_rules! for_each_system_call {
+    ($callback:ident) => {
+        $callback! {
+            (0, 3, read, none, (fd: Fd, buffer: Out, count: Size))
+            (1, 4, write, none, (fd: Fd, buffer: In, count: Size))
+            (2, 5, open, none, (path: Path, flags: OpenFlags, mode: Octal))
+            (3, 6, close, none, (fd: Fd))
+            (4, _, stat, none, (path: Path, status: Pointer))
+            (5, _, fstat, none, (fd: Fd, status: Pointer))
+            (6, _, lstat, none, (path: Path, status: Pointer))
+            (7, 168, poll, none, (fds: Pointer, count: Unsigned, timeout: Signed))
+            (8, 19, lseek, none, (fd: Fd, offset: Long, whence: Signed))
+            (9, _, mmap, none, (address: Pointer, length: Size, protection: Hex, flags: Hex, fd: Fd, offset: Hex))
+            (10, 125, mprotect, none, (address: Pointer, length: Size, protection: Hex))
+            (11, 91, munmap, none, (address: Pointer, length: Size))
+            (12, 45, brk, none, (address: Pointer))
+            (13, _, rt_sigaction, none, (signal: Signal, action: Pointer, old_action: Pointer, set_size: Size))
+            (14, _, rt_sigprocmask, none, (how: Signed, set: Pointer, old_set: Pointer, set_size: Size))
+            (15, _, rt_sigreturn, none, ())
+            (16, _, ioctl, none, (fd: Fd, request: Hex, argument: Pointer))
+            (17, _, pread64, none, (fd: Fd, buffer: Out, count: Size, offset: Long))
+            (18, _, pwrite64, none, (fd: Fd, buffer: In, count: Size, offset: Long))
+            (19, _, readv, none, (fd: Fd, vectors: Pointer, count: Signed))
+            (20, _, writev, none, (fd: Fd, vectors: Pointer, count: Signed))
+            (21, 33, access, none, (path: Path, mode: Hex))
+            (22, 42, pipe, none, (fds: Pointer))
+            (23, _, select, none, (count: Signed, read: Pointer, write: Pointer, except: Pointer, timeout: Pointer))
+            (24, 158, sched_yield, none, ())
+            (25, 163, mremap, none, (old_address: Pointer, old_length: Size, new_length: Size, flags: Hex, new_address: Pointer))
+            (26, 144, msync, none, (address: Pointer, length: Size, flags: Hex))
+            (27, 218, mincore, none, (address: Pointer, length: Size, vector: Pointer))
+            (28, 219, madvise, none, (address: Pointer, length: Size, advice: Signed))
+            (29, _, shmget, none, (unlisted: Hex))
+            (30, _, shmat, none, (unlisted: Hex))
+            (31, _, shmctl, none, (unlisted: Hex))
+            (32, 41, dup, none, (fd: Fd))
+            (33, 63, dup2, none, (old_fd: Fd, new_fd: Fd))
+            (34, 29, pause, none, ())
+            (35, _, nanosleep, none, (requested: Pointer, remaining: Pointer))
+            (36, _, getitimer, none, (which: Signed, value: Pointer))
+            (37, 27, alarm, none, (seconds: Unsigned))
+            (38, _, setitimer, none, (which: Signed, value: Pointer, old_value: Pointer))
+            (39, 20, getpid, none, ())
+            (40, _, sendfile, none, (out_fd: Fd, in_fd: Fd, offset: Pointer, count: Size))
+            (41, _, socket, none, (domain: Signed, type: Hex, protocol: Signed))
+            (42, _, connect, none, (fd: Fd, address: Pointer, length: Unsigned))
+            (43, _, accept, none, (fd: Fd, address: Pointer, length: Pointer))
+            (44, _, sendto, none, (fd: Fd, buffer: In, length: Size, flags: Hex, address: Pointer, address_length: Unsigned))
+            (45, _, recvfrom, none, (fd: Fd, buffer: Out, length: Size, flags: Hex, address: Pointer, address_length: Pointer))
+            (46, _, sendmsg, none, (fd: Fd, message: Pointer, flags: Hex))
+            (47, _, recvmsg, none, (fd: Fd, message: Pointer, flags: Hex))
+            (48, _, shutdown, none, (fd: Fd, how: Signed))
+            (49, _, bind, none, (fd: Fd, address: Pointer, length: Unsigned))
+            (50, _, listen, none, (fd: Fd, backlog: Signed))
+            (51, _, getsockname, none, (fd: Fd, address: Pointer, length: Pointer))
+            (52, _, getpeername, none, (fd: Fd, address: Pointer, length: Pointer))
+            (53, _, socketpair, none, (domain: Signed, type: Hex, protocol: Signed, fds: Pointer))
+            (54, _, setsockopt, none, (fd: Fd, level: Signed, name: Signed, value: Pointer, length: Unsigned))
+            (55, _, getsockopt, none, (fd: Fd, level: Signed, name: Signed, value: Pointer, length: Pointer))
+            (56, _, clone, none, (flags: Hex, stack: Pointer, parent_tid: Pointer, child_tid: Pointer, tls: Pointer))
+            (57, _, fork, none, ())
+            (58, _, vfork, none, ())
+            (59, _, execve, none, (path: Path, arguments: Pointer, environment: Pointer))
+            (60, 1, exit, none, (status: Signed))
+            (61, _, wait4, none, (pid: Pid, status: Pointer, options: Hex, usage: Pointer))
+            (62, 37, kill, none, (pid: Pid, signal: Signal))
+            (63, 122, uname, none, (name: Pointer))
+            (64, _, semget, none, (unlisted: Hex))
+            (65, _, semop, none, (unlisted: Hex))
+            (66, _, semctl, none, (unlisted: Hex))
+            (67, _, shmdt, none, (unlisted: Hex))
+            (68, _, msgget, none, (unlisted: Hex))
+            (69, _, msgsnd, none, (unlisted: Hex))
+            (70, _, msgrcv, none, (unlisted: Hex))
+            (71, _, msgctl, none, (unlisted: Hex))
+            (72, _, fcntl, none, (fd: Fd, command: Signed, argument: Hex))
+            (73, 143, flock, none, (fd: Fd, operation: Signed))
+            (74, 118, fsync, none, (fd: Fd))
+            (75, 148, fdatasync, none, (fd: Fd))
+            (76, _, truncate, none, (path: Path, length: Long))
+            (77, _, ftruncate, none, (fd: Fd, length: Long))
+            (78, _, getdents, none, (fd: Fd, entries: Pointer, count: Size))
+            (79, 183, getcwd, none, (buffer: Out, size: Size))
+            (80, 12, chdir, none, (path: Path))
+            (81, 133, fchdir, none, (fd: Fd))
+            (82, 38, rename, none, (old_path: Path, new_path: Path))
+            (83, 39, mkdir, none, (path: Path, mode: Octal))
+            (84, 40, rmdir, none, (path: Path))
+            (85, 8, creat, none, (path: Path, mode: Octal))
+            (86, 9, link, none, (old_path: Path, new_path: Path))
+            (87, 10, unlink, none, (path: Path))
+            (88, 83, symlink, none, (target: Path, path: Path))
+            (89, 85, readlink, none, (path: Path, buffer: Out, size: Size))
+            (90, 15, chmod, none, (path: Path, mode: Octal))
+            (91, 94, fchmod, none, (fd: Fd, mode: Octal))
+            (92, 212, chown, none, (path: Path, owner: Signed, group: Signed))
+            (93, 207, fchown, none, (fd: Fd, owner: Signed, group: Signed))
+            (94, 198, lchown, none, (path: Path, owner: Signed, group: Signed))
+            (95, 60, umask, none, (mask: Octal))
+            (96, _, gettimeofday, none, (time: Pointer, zone: Pointer))
+            (97, _, getrlimit, none, (resource: Signed, limit: Pointer))
+            (98, _, getrusage, none, (who: Signed, usage: Pointer))
+            (99, _, sysinfo, none, (information: Pointer))
+            (100, _, times, none, (buffer: Pointer))
+            (101, _, ptrace, none, (request: Signed, pid: Pid, address: Pointer, data: Pointer))
+            (102, 199, getuid, none, ())
+            (103, _, syslog, none, (unlisted: Hex))
+            (104, 200, getgid, none, ())
+            (105, 213, setuid, none, (user: Signed))
+            (106, 214, setgid, none, (group: Signed))
+            (107, 201, geteuid, none, ())
+            (108, 202, getegid, none, ())
+            (109, 57, setpgid, none, (pid: Pid, group: Pid))
+            (110, 64, getppid, none, ())
+            (111, 65, getpgrp, none, ())
+            (112, 66, setsid, none, ())
+            (113, _, setreuid, none, (unlisted: Hex))
+            (114, _, setregid, none, (unlisted: Hex))
+            (115, 205, getgroups, none, (count: Signed, list: Pointer))
+            (116, _, setgroups, none, (count: Signed, list: Pointer))
+            (117, _, setresuid, none, (unlisted: Hex))
+            (118, 209, getresuid, none, (real: Pointer, effective: Pointer, saved: Pointer))
+            (119, _, setresgid, none, (unlisted: Hex))
+            (120, 211, getresgid, none, (real: Pointer, effective: Pointer, saved: Pointer))
+            (121, 132, getpgid, none, (pid: Pid))
+            (122, _, setfsuid, none, (user: Signed))
+            (123, _, setfsgid, none, (group: Signed))
+            (124, 147, getsid, none, (pid: Pid))
+            (125, _, capget, none, (header: Pointer, data: Pointer))
+            (126, _, capset, none, (header: Pointer, data: Pointer))
+            (127, _, rt_sigpending, none, (set: Pointer, set_size: Size))
+            (128, _, rt_sigtimedwait, none, (set: Pointer, information: Pointer, timeout: Pointer, set_size: Size))
+            (129, _, rt_sigqueueinfo, none, (unlisted: Hex))
+            (130, _, rt_sigsuspend, none, (set: Pointer, set_size: Size))
+            (131, _, sigaltstack, none, (stack: Pointer, old_stack: Pointer))
+            (132, _, utime, none, (path: Path, times: Pointer))
+            (133, _, mknod, none, (path: Path, mode: Octal, device: Hex))
+            (134, _, uselib, none, (unlisted: Hex))
+            (135, 136, personality, none, (persona: Hex))
+            (136, _, ustat, none, (unlisted: Hex))
+            (137, _, statfs, none, (path: Path, buffer: Pointer))
+            (138, _, fstatfs, none, (fd: Fd, buffer: Pointer))
+            (139, _, sysfs, none, (unlisted: Hex))
+            (140, 96, getpriority, none, (which: Signed, who: Signed))
+            (141, 97, setpriority, none, (which: Signed, who: Signed, priority: Signed))
+            (142, _, sched_setparam, none, (pid: Pid, parameter: Pointer))
+            (143, _, sched_getparam, none, (pid: Pid, parameter: Pointer))
+            (144, _, sched_setscheduler, none, (pid: Pid, policy: Signed, parameter: Pointer))
+            (145, _, sched_getscheduler, none, (pid: Pid))
+            (146, _, sched_get_priority_max, none, (policy: Signed))
+            (147, _, sched_get_priority_min, none, (policy: Signed))
+            (148, _, sched_rr_get_interval, none, (pid: Pid, interval: Pointer))
+            (149, 150, mlock, none, (address: Pointer, length: Size))
+            (150, 151, munlock, none, (address: Pointer, length: Size))
+            (151, 152, mlockall, none, (flags: Hex))
+            (152, 153, munlockall, none, ())
+            (153, _, vhangup, none, (unlisted: Hex))
+            (154, _, modify_ldt, none, (unlisted: Hex))
+            (155, _, pivot_root, none, (unlisted: Hex))
+            (156, _, sysctl, none, (unlisted: Hex))
+            (157, 172, prctl, none, (option: Signed, argument2: Hex, argument3: Hex, argument4: Hex, argument5: Hex))
+            (158, _, arch_prctl, none, (option: Hex, address: Pointer))
+            (159, _, adjtimex, none, (unlisted: Hex))
+            (160, _, setrlimit, none, (resource: Signed, limit: Pointer))
+            (161, _, chroot, none, (path: Path))
+            (162, 36, sync, none, ())
+            (163, _, acct, none, (unlisted: Hex))
+            (164, _, settimeofday, none, (unlisted: Hex))
+            (165, _, mount, none, (source: Path, target: Path, type: Text, flags: Hex, data: Pointer))
+            (166, 52, umount2, none, (target: Path, flags: Hex))
+            (167, _, swapon, none, (unlisted: Hex))
+            (168, _, swapoff, none, (unlisted: Hex))
+            (169, _, reboot, none, (magic: Hex, magic2: Hex, command: Hex, argument: Pointer))
+            (170, _, sethostname, none, (name: In, length: Size))
+            (171, _, setdomainname, none, (unlisted: Hex))
+            (172, _, iopl, none, (unlisted: Hex))
+            (173, _, ioperm, none, (unlisted: Hex))
+            (174, _, create_module, none, (unlisted: Hex))
+            (175, _, init_module, none, (unlisted: Hex))
+            (176, _, delete_module, none, (unlisted: Hex))
+            (177, _, get_kernel_syms, none, (unlisted: Hex))
+            (178, _, query_module, none, (unlisted: Hex))
+            (179, _, quotactl, none, (unlisted: Hex))
+            (180, _, nfsservctl, none, (unlisted: Hex))
+            (181, _, getpmsg, none, (unlisted: Hex))
+            (182, _, putpmsg, none, (unlisted: Hex))
+            (183, _, afs_syscall, none, (unlisted: Hex))
+            (184, _, tuxcall, none, (unlisted: Hex))
+            (185, _, security, none, (unlisted: Hex))
+            (186, 224, gettid, none, ())
+            (187, _, readahead, none, (fd: Fd, offset: Long, count: Size))
+            (188, _, setxattr, none, (path: Path, name: Text, value: Pointer, size: Size, flags: Hex))
+            (189, _, lsetxattr, none, (unlisted: Hex))
+            (190, _, fsetxattr, none, (unlisted: Hex))
+            (191, _, getxattr, none, (path: Path, name: Text, value: Out, size: Size))
+            (192, _, lgetxattr, none, (path: Path, name: Text, value: Out, size: Size))
+            (193, _, fgetxattr, none, (fd: Fd, name: Text, value: Out, size: Size))
+            (194, _, listxattr, none, (path: Path, list: Out, size: Size))
+            (195, _, llistxattr, none, (path: Path, list: Out, size: Size))
+            (196, _, flistxattr, none, (fd: Fd, list: Out, size: Size))
+            (197, _, removexattr, none, (unlisted: Hex))
+            (198, _, lremovexattr, none, (unlisted: Hex))
+            (199, _, fremovexattr, none, (unlisted: Hex))
+            (200, 238, tkill, none, (tid: Pid, signal: Signal))
+            (201, _, time, none, (result: Pointer))
+            (202, _, futex, none, (address: Pointer, operation: Hex, value: Unsigned, timeout: Pointer, address2: Pointer, value3: Unsigned))
+            (203, _, sched_setaffinity, none, (pid: Pid, size: Size, mask: Pointer))
+            (204, 242, sched_getaffinity, none, (pid: Pid, size: Size, mask: Pointer))
+            (205, _, set_thread_area, none, (unlisted: Hex))
+            (206, _, io_setup, none, (unlisted: Hex))
+            (207, _, io_destroy, none, (unlisted: Hex))
+            (208, _, io_getevents, none, (unlisted: Hex))
+            (209, _, io_submit, none, (unlisted: Hex))
+            (210, _, io_cancel, none, (unlisted: Hex))
+            (211, _, get_thread_area, none, (unlisted: Hex))
+            (212, _, lookup_dcookie, none, (unlisted: Hex))
+            (213, 254, epoll_create, none, (size: Signed))
+            (214, _, epoll_ctl_old, none, (unlisted: Hex))
+            (215, _, epoll_wait_old, none, (unlisted: Hex))
+            (216, _, remap_file_pages, none, (unlisted: Hex))
+            (217, _, getdents64, none, (fd: Fd, entries: Pointer, count: Size))
+            (218, 258, set_tid_address, none, (address: Pointer))
+            (219, _, restart_syscall, none, (unlisted: Hex))
+            (220, _, semtimedop, none, (unlisted: Hex))
+            (221, _, fadvise64, none, (fd: Fd, offset: Long, length: Long, advice: Signed))
+            (222, _, timer_create, none, (unlisted: Hex))
+            (223, _, timer_settime, none, (unlisted: Hex))
+            (224, _, timer_gettime, none, (unlisted: Hex))
+            (225, _, timer_getoverrun, none, (unlisted: Hex))
+            (226, _, timer_delete, none, (unlisted: Hex))
+            (227, _, clock_settime, none, (clock: Signed, time: Pointer))
+            (228, _, clock_gettime, none, (clock: Signed, time: Pointer))
+            (229, _, clock_getres, none, (clock: Signed, resolution: Pointer))
+            (230, _, clock_nanosleep, none, (clock: Signed, flags: Hex, requested: Pointer, remaining: Pointer))
+            (231, 252, exit_group, none, (status: Signed))
+            (232, 256, epoll_wait, none, (fd: Fd, events: Pointer, count: Signed, timeout: Signed))
+            (233, 255, epoll_ctl, none, (fd: Fd, operation: Signed, target: Fd, event: Pointer))
+            (234, 270, tgkill, none, (group: Pid, tid: Pid, signal: Signal))
+            (235, _, utimes, none, (path: Path, times: Pointer))
+            (236, _, vserver, none, (unlisted: Hex))
+            (237, _, mbind, none, (unlisted: Hex))
+            (238, _, set_mempolicy, none, (unlisted: Hex))
+            (239, _, get_mempolicy, none, (unlisted: Hex))
+            (240, _, mq_open, none, (unlisted: Hex))
+            (241, _, mq_unlink, none, (unlisted: Hex))
+            (242, _, mq_timedsend, none, (unlisted: Hex))
+            (243, _, mq_timedreceive, none, (unlisted: Hex))
+            (244, _, mq_notify, none, (unlisted: Hex))
+            (245, _, mq_getsetattr, none, (unlisted: Hex))
+            (246, _, kexec_load, none, (unlisted: Hex))
+            (247, _, waitid, none, (which: Signed, id: Pid, information: Pointer, options: Hex, usage: Pointer))
+            (248, _, add_key, none, (unlisted: Hex))
+            (249, _, request_key, none, (unlisted: Hex))
+            (250, _, keyctl, none, (unlisted: Hex))
+            (251, _, ioprio_set, none, (unlisted: Hex))
+            (252, _, ioprio_get, none, (unlisted: Hex))
+            (253, _, inotify_init, none, (unlisted: Hex))
+            (254, _, inotify_add_watch, none, (unlisted: Hex))
+            (255, _, inotify_rm_watch, none, (unlisted: Hex))
+            (256, _, migrate_pages, none, (unlisted: Hex))
+            (257, 295, openat, none, (directory: DirectoryFd, path: Path, flags: OpenFlags, mode: Octal))
+            (258, 296, mkdirat, none, (directory: DirectoryFd, path: Path, mode: Octal))
+            (259, _, mknodat, none, (directory: DirectoryFd, path: Path, mode: Octal, device: Hex))
+            (260, _, fchownat, none, (directory: DirectoryFd, path: Path, owner: Signed, group: Signed, flags: Hex))
+            (261, _, futimesat, none, (directory: DirectoryFd, path: Path, times: Pointer))
+            (262, _, newfstatat, none, (directory: DirectoryFd, path: Path, status: Pointer, flags: Hex))
+            (263, 301, unlinkat, none, (directory: DirectoryFd, path: Path, flags: Hex))
+            (264, 302, renameat, none, (old_directory: DirectoryFd, old_path: Path, new_directory: DirectoryFd, new_path: Path))
+            (265, 303, linkat, none, (old_directory: DirectoryFd, old_path: Path, new_directory: DirectoryFd, new_path: Path, flags: Hex))
+            (266, 304, symlinkat, none, (target: Path, directory: DirectoryFd, path: Path))
+            (267, 305, readlinkat, none, (directory: DirectoryFd, path: Path, buffer: Out, size: Size))
+            (268, 306, fchmodat, none, (directory: DirectoryFd, path: Path, mode: Octal))
+            (269, 307, faccessat, none, (directory: DirectoryFd, path: Path, mode: Hex))
+            (270, _, pselect6, none, (count: Signed, read: Pointer, write: Pointer, except: Pointer, timeout: Pointer, mask: Pointer))
+            (271, _, ppoll, none, (fds: Pointer, count: Unsigned, timeout: Pointer, mask: Pointer, mask_size: Size))
+            (272, _, unshare, none, (unlisted: Hex))
+            (273, _, set_robust_list, none, (head: Pointer, length: Size))
+            (274, _, get_robust_list, none, (pid: Pid, head: Pointer, length: Pointer))
+            (275, _, splice, none, (unlisted: Hex))
+            (276, _, tee, none, (unlisted: Hex))
+            (277, _, sync_file_range, none, (unlisted: Hex))
+            (278, _, vmsplice, none, (unlisted: Hex))
+            (279, _, move_pages, none, (unlisted: Hex))
+            (280, _, utimensat, none, (directory: DirectoryFd, path: Path, times: Pointer, flags: Hex))
+            (281, _, epoll_pwait, none, (unlisted: Hex))
+            (282, _, signalfd, none, (unlisted: Hex))
+            (283, _, timerfd_create, none, (unlisted: Hex))
+            (284, 323, eventfd, none, (value: Unsigned))
+            (285, _, fallocate, none, (fd: Fd, mode: Hex, offset: Long, length: Long))
+            (286, _, timerfd_settime, none, (unlisted: Hex))
+            (287, _, timerfd_gettime, none, (unlisted: Hex))
+            (288, _, accept4, none, (fd: Fd, address: Pointer, length: Pointer, flags: Hex))
+            (289, _, signalfd4, none, (unlisted: Hex))
+            (290, 328, eventfd2, none, (value: Unsigned, flags: Hex))
+            (291, 329, epoll_create1, none, (flags: Hex))
+            (292, 330, dup3, none, (old_fd: Fd, new_fd: Fd, flags: OpenFlags))
+            (293, 331, pipe2, none, (fds: Pointer, flags: OpenFlags))
+            (294, _, inotify_init1, none, (unlisted: Hex))
+            (295, _, preadv, none, (fd: Fd, vectors: Pointer, count: Signed, offset: Long, high: Long))
+            (296, _, pwritev, none, (fd: Fd, vectors: Pointer, count: Signed, offset: Long, high: Long))
+            (297, _, rt_tgsigqueueinfo, none, (unlisted: Hex))
+            (298, _, perf_event_open, none, (unlisted: Hex))
+            (299, _, recvmmsg, none, (unlisted: Hex))
+            (300, _, fanotify_init, none, (unlisted: Hex))
+            (301, _, fanotify_mark, none, (unlisted: Hex))
+            (302, _, prlimit64, none, (pid: Pid, resource: Signed, new_limit: Pointer, old_limit: Pointer))
+            (303, _, name_to_handle_at, none, (unlisted: Hex))
+            (304, _, open_by_handle_at, none, (unlisted: Hex))
+            (305, _, clock_adjtime, none, (unlisted: Hex))
+            (306, 344, syncfs, none, (fd: Fd))
+            (307, _, sendmmsg, none, (unlisted: Hex))
+            (308, _, setns, none, (unlisted: Hex))
+            (309, 318, getcpu, none, (cpu: Pointer, node: Pointer, cache: Pointer))
+            (310, _, process_vm_readv, none, (unlisted: Hex))
+            (311, _, process_vm_writev, none, (unlisted: Hex))
+            (312, _, kcmp, none, (unlisted: Hex))
+            (313, _, finit_module, none, (unlisted: Hex))
+            (314, _, sched_setattr, none, (unlisted: Hex))
+            (315, _, sched_getattr, none, (unlisted: Hex))
+            (316, 353, renameat2, none, (old_directory: DirectoryFd, old_path: Path, new_directory: DirectoryFd, new_path: Path, flags: Hex))
+            (317, _, seccomp, none, (operation: Unsigned, flags: Hex, argument: Pointer))
+            (318, 355, getrandom, none, (buffer: Out, count: Size, flags: Hex))
+            (319, 356, memfd_create, none, (name: Text, flags: Hex))
+            (320, _, kexec_file_load, none, (unlisted: Hex))
+            (321, _, bpf, none, (unlisted: Hex))
+            (322, _, execveat, none, (directory: DirectoryFd, path: Path, arguments: Pointer, environment: Pointer, flags: Hex))
+            (323, _, userfaultfd, none, (unlisted: Hex))
+            (324, 375, membarrier, none, (command: Signed, flags: Hex, cpu: Signed))
+            (325, _, mlock2, none, (unlisted: Hex))
+            (326, _, copy_file_range, none, (in_fd: Fd, in_offset: Pointer, out_fd: Fd, out_offset: Pointer, length: Size, flags: Hex))
+            (327, _, preadv2, none, (fd: Fd, vectors: Pointer, count: Signed, offset: Long, high: Long, flags: Hex))
+            (328, _, pwritev2, none, (fd: Fd, vectors: Pointer, count: Signed, offset: Long, high: Long, flags: Hex))
+            (329, _, pkey_mprotect, none, (unlisted: Hex))
+            (330, _, pkey_alloc, none, (unlisted: Hex))
+            (331, _, pkey_free, none, (unlisted: Hex))
+            (332, 383, statx, none, (directory: DirectoryFd, path: Path, flags: Hex, mask: Hex, status: Pointer))
+            (333, _, io_pgetevents, none, (unlisted: Hex))
+            (334, _, rseq, none, (area: Pointer, length: Unsigned, flags: Hex, signature: Hex))
+            (424, _, pidfd_send_signal, none, (unlisted: Hex))
+            (425, _, io_uring_setup, none, (unlisted: Hex))
+            (426, _, io_uring_enter, none, (unlisted: Hex))
+            (427, _, io_uring_register, none, (unlisted: Hex))
+            (428, _, open_tree, none, (unlisted: Hex))
+            (429, _, move_mount, none, (unlisted: Hex))
+            (430, _, fsopen, none, (unlisted: Hex))
+            (431, _, fsconfig, none, (unlisted: Hex))
+            (432, _, fsmount, none, (unlisted: Hex))
+            (433, _, fspick, none, (unlisted: Hex))
+            (434, _, pidfd_open, none, (unlisted: Hex))
+            (435, _, clone3, none, (arguments: Pointer, size: Size))
+            (436, 436, close_range, none, (first: Unsigned, last: Unsigned, flags: Hex))
+            (437, _, openat2, none, (directory: DirectoryFd, path: Path, how: Pointer, size: Size))
+            (438, _, pidfd_getfd, none, (unlisted: Hex))
+            (439, 439, faccessat2, none, (directory: DirectoryFd, path: Path, mode: Hex, flags: Hex))
+            (440, _, process_madvise, none, (unlisted: Hex))
+            (441, _, epoll_pwait2, none, (unlisted: Hex))
+            (442, _, mount_setattr, none, (unlisted: Hex))
+            (443, _, quotactl_fd, none, (unlisted: Hex))
+            (444, _, landlock_create_ruleset, none, (unlisted: Hex))
+            (445, _, landlock_add_rule, none, (unlisted: Hex))
+            (446, _, landlock_restrict_self, none, (unlisted: Hex))
+            (447, _, memfd_secret, none, (unlisted: Hex))
+            (448, _, process_mrelease, none, (unlisted: Hex))
+            (449, _, futex_waitv, none, (unlisted: Hex))
+            (450, _, set_mempolicy_home_node, none, (unlisted: Hex))
+            (451, _, cachestat, none, (unlisted: Hex))
+            (452, 452, fchmodat2, none, (directory: DirectoryFd, path: Path, mode: Octal, flags: Hex))
+            (453, _, map_shadow_stack, none, (unlisted: Hex))
+            (454, _, futex_wake, none, (unlisted: Hex))
+            (455, _, futex_wait, none, (unlisted: Hex))
+            (456, _, futex_requeue, none, (unlisted: Hex))
+            (457, _, statmount, none, (unlisted: Hex))
+            (458, _, listmount, none, (unlisted: Hex))
+            (459, _, lsm_get_self_attr, none, (unlisted: Hex))
+            (460, _, lsm_set_self_attr, none, (unlisted: Hex))
+            (461, _, lsm_list_modules, none, (unlisted: Hex))
+            (462, _, mseal, none, (unlisted: Hex))        }
+    };
+}
+
+macro_rules! make_list {
+    (@number32 _) => { None };
+    (@number32 $number:literal) => { Some($number) };
+    (@implemented done) => { true };
+    (@implemented none) => { false };
+    ($(($number:literal, $number32:tt, $name:ident, $state:ident, ($($argument:ident: $kind:ident),*)))*) => {
+        /// All system calls that Linux has on x86-64, by ascending number.
+        pub const LIST: &[SystemCall] = &[
+            $(SystemCall {
+                number: $number,
+                number32: make_list!(@number32 $number32),
+                name: stringify!($name),
+                implemented: make_list!(@implemented $state),
+                arguments: &[$((stringify!($argument), Kind::$kind)),*],
+            },)*
+        ];
+    };
+}
+
+for_each_system_call!(make_list);
+
+/// The call with this SYSCALL number.
+pub fn by_number(number: u32) -> Option<&'static SystemCall> {
+    let index = LIST.binary_search_by_key(&number, |call| call.number).ok()?;
+    LIST.get(index)
+}
+
+/// The call with this `int 0x80` number, among those that exist there.
+pub fn by_number32(number: u32) -> Option<&'static SystemCall> {
+    LIST.iter().find(|call| call.number32 == Some(number))
+}
+
+/// The call with this name.
+pub fn by_name(name: &str) -> Option<&'static SystemCall> {
+    LIST.iter().find(|call| call.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_ascend_and_stay_below_the_limit() {
+        assert!(LIST.windows(2).all(|pair| pair[0].number < pair[1].number));
+        assert!(LIST.iter().all(|call| (call.number as usize) < LIMIT));
+    }
+
+    #[test]
+    fn names_and_32_bit_numbers_are_unique() {
+        for (index, call) in LIST.iter().enumerate() {
+            for other in &LIST[index + 1..] {
+                assert_ne!(call.name, other.name);
+                assert!(call.number32.is_none() || call.number32 != other.number32, "{}", call.name);
+            }
+        }
+    }
+
+    #[test]
+    fn a_buffer_is_followed_by_its_size() {
+        for call in LIST {
+            for (index, (_, kind)) in call.arguments.iter().enumerate() {
+                if matches!(kind, Kind::In | Kind::Out) {
+                    let next = call.arguments.get(index + 1).map(|(_, kind)| *kind);
+                    assert_eq!(next, Some(Kind::Size), "{}", call.name);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! kernel
+#![cfg_attr(target_os = "none", no_std)]
+extern crate alloc;
