@@ -499,7 +499,11 @@ mod tests {
         for (index, call) in LIST.iter().enumerate() {
             for other in &LIST[index + 1..] {
                 assert_ne!(call.name, other.name);
-                assert!(call.number32.is_none() || call.number32 != other.number32, "{}", call.name);
+                assert!(
+                    call.number32.is_none() || call.number32 != other.number32,
+                    "{}",
+                    call.name
+                );
             }
         }
     }
