@@ -470,7 +470,9 @@ for_each_system_call!(make_list);
 
 /// The call with this SYSCALL number.
 pub fn by_number(number: u32) -> Option<&'static SystemCall> {
-    let index = LIST.binary_search_by_key(&number, |call| call.number).ok()?;
+    let index = LIST
+        .binary_search_by_key(&number, |call| call.number)
+        .ok()?;
     LIST.get(index)
 }
 
@@ -499,7 +501,11 @@ mod tests {
         for (index, call) in LIST.iter().enumerate() {
             for other in &LIST[index + 1..] {
                 assert_ne!(call.name, other.name);
-                assert!(call.number32.is_none() || call.number32 != other.number32, "{}", call.name);
+                assert!(
+                    call.number32.is_none() || call.number32 != other.number32,
+                    "{}",
+                    call.name
+                );
             }
         }
     }
