@@ -37,10 +37,7 @@ impl Mapped {
             image.copy_from_nonoverlapping(vdso::image().as_ptr(), vdso::SIZE);
             let code = libc::PROT_READ | libc::PROT_EXEC;
             assert_eq!(libc::mprotect(image.cast(), vdso::SIZE, code), 0);
-            Self {
-                vvar: &*vvar,
-                image,
-            }
+            Self { vvar: &*vvar, image }
         }
     }
 
@@ -53,9 +50,7 @@ impl Mapped {
     /// dynamic section, by name and version.
     fn function(&self, name: &str) -> *const u8 {
         let object = Object::parse(self.bytes());
-        let symbol = object
-            .find(name, "LINUX_2.6")
-            .unwrap_or_else(|| panic!("no {name}"));
+        let symbol = object.find(name, "LINUX_2.6").unwrap_or_else(|| panic!("no {name}"));
         assert!(symbol.value + symbol.size <= vdso::SIZE);
         self.image.wrapping_add(symbol.value)
     }
@@ -103,10 +98,7 @@ fn u64_at(bytes: &[u8], offset: usize) -> usize {
 }
 
 fn text_at(bytes: &[u8], offset: usize) -> &str {
-    CStr::from_bytes_until_nul(&bytes[offset..])
-        .unwrap()
-        .to_str()
-        .unwrap()
+    CStr::from_bytes_until_nul(&bytes[offset..]).unwrap().to_str().unwrap()
 }
 
 struct Symbol {
@@ -129,11 +121,7 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     fn parse(bytes: &'a [u8]) -> Self {
         assert_eq!(&bytes[..7], b"\x7fELF\x02\x01\x01");
-        assert_eq!(
-            (u16_at(bytes, 16), u16_at(bytes, 18)),
-            (3, 62),
-            "ET_DYN, EM_X86_64"
-        );
+        assert_eq!((u16_at(bytes, 16), u16_at(bytes, 18)), (3, 62), "ET_DYN, EM_X86_64");
         let mut dynamic = None;
         let mut loads = 0;
         for index in 0..u16_at(bytes, 56) {
@@ -142,10 +130,7 @@ impl<'a> Object<'a> {
                 1 => {
                     loads += 1;
                     assert_eq!(u32_at(bytes, header + 4), 5, "PT_LOAD is R-X");
-                    assert_eq!(
-                        (u64_at(bytes, header + 8), u64_at(bytes, header + 16)),
-                        (0, 0)
-                    );
+                    assert_eq!((u64_at(bytes, header + 8), u64_at(bytes, header + 16)), (0, 0));
                     assert!(u64_at(bytes, header + 32) <= vdso::SIZE);
                     assert_eq!(u64_at(bytes, header + 32), u64_at(bytes, header + 40));
                 }
@@ -226,24 +211,17 @@ impl<'a> Object<'a> {
     fn find_gnu(&self, name: &str, version: &str) -> usize {
         let bytes = self.bytes;
         let table = self.gnu_hash;
-        let hash = name.bytes().fold(5381_u32, |hash, b| {
-            hash.wrapping_mul(33).wrapping_add(b.into())
-        });
+        let hash =
+            name.bytes().fold(5381_u32, |hash, b| hash.wrapping_mul(33).wrapping_add(b.into()));
         let buckets = u32_at(bytes, table);
         let first = u32_at(bytes, table + 4);
         let blooms = u32_at(bytes, table + 8);
-        let bloom = u64_at(
-            bytes,
-            table + 16 + 8 * (usize::try_from(hash / 64).unwrap() % blooms),
-        );
+        let bloom = u64_at(bytes, table + 16 + 8 * (usize::try_from(hash / 64).unwrap() % blooms));
         if bloom >> (hash % 64) & 1 == 0 {
             return 0;
         }
         let buckets_at = table + 16 + 8 * blooms;
-        let mut index = u32_at(
-            bytes,
-            buckets_at + 4 * (usize::try_from(hash).unwrap() % buckets),
-        );
+        let mut index = u32_at(bytes, buckets_at + 4 * (usize::try_from(hash).unwrap() % buckets));
         while index != 0 {
             let entry = u32_at(bytes, buckets_at + 4 * (buckets + index - first));
             let same = entry | 1 == usize::try_from(hash | 1).unwrap();
@@ -281,18 +259,11 @@ fn host_ns(clock: i32) -> u64 {
 }
 
 fn nanoseconds(time: libc::timespec) -> u64 {
-    assert!(
-        (0..1_000_000_000).contains(&time.tv_nsec),
-        "{}",
-        time.tv_nsec
-    );
+    assert!((0..1_000_000_000).contains(&time.tv_nsec), "{}", time.tv_nsec);
     u64::try_from(time.tv_sec).unwrap() * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap()
 }
 
-const NOT_A_TIME: libc::timespec = libc::timespec {
-    tv_sec: -7,
-    tv_nsec: -7,
-};
+const NOT_A_TIME: libc::timespec = libc::timespec { tv_sec: -7, tv_nsec: -7 };
 
 /// The rate of this machine's TSC, measured once.
 fn host_khz() -> u64 {
@@ -308,13 +279,7 @@ fn host_khz() -> u64 {
 
 const REALTIME: u64 = 1_790_000_000_123_456_789;
 
-const NAMES: [&str; 5] = [
-    "clock_gettime",
-    "clock_getres",
-    "gettimeofday",
-    "time",
-    "getcpu",
-];
+const NAMES: [&str; 5] = ["clock_gettime", "clock_getres", "gettimeofday", "time", "getcpu"];
 
 #[test]
 fn every_function_has_two_names_and_the_version() {
@@ -327,10 +292,7 @@ fn every_function_has_two_names_and_the_version() {
         assert!(object.find(name, "LINUX_2.5").is_none());
     }
     assert!(object.find("clock_settime", "LINUX_2.6").is_none());
-    assert_eq!(
-        text_at(object.bytes, object.strings + object.soname),
-        "linux-vdso.so.1"
-    );
+    assert_eq!(text_at(object.bytes, object.strings + object.soname), "linux-vdso.so.1");
 }
 
 #[test]
@@ -352,10 +314,7 @@ fn the_unwind_table_covers_every_function() {
     let object = Object::parse(bytes);
     for name in NAMES {
         let symbol = object.find(name, "LINUX_2.6").unwrap();
-        assert!(
-            start <= symbol.value && symbol.value + symbol.size <= end,
-            "{name}"
-        );
+        assert!(start <= symbol.value && symbol.value + symbol.size <= end, "{name}");
     }
 }
 
@@ -385,14 +344,8 @@ fn clocks_are_exactly_what_the_tsc_says() {
             assert_eq!(clock_gettime(clock, &raw mut time), 0);
             let after = tsc();
             let now = nanoseconds(time) - offset;
-            assert!(
-                mapped.vvar.monotonic(before) <= now,
-                "clock {clock}, round {round}"
-            );
-            assert!(
-                now <= mapped.vvar.monotonic(after),
-                "clock {clock}, round {round}"
-            );
+            assert!(mapped.vvar.monotonic(before) <= now, "clock {clock}, round {round}");
+            assert!(now <= mapped.vvar.monotonic(after), "clock {clock}, round {round}");
         }
     }
 }
@@ -406,31 +359,21 @@ fn every_nanosecond_is_split_into_seconds_exactly() {
     let mut offsets = vec![0, 1, 999_999_999, 1_000_000_000, u64::MAX, u64::MAX >> 1];
     let mut random: u64 = 1;
     for _ in 0..200_000 {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695);
         offsets.push(random >> (random >> 58));
         offsets.push((random >> 36) * 1_000_000_000);
         offsets.push((random >> 36) * 1_000_000_000 + 999_999_999);
     }
     for offset in offsets {
-        mapped
-            .vvar
-            .start(Scale::from_khz(1_000_000).unwrap(), u64::MAX, offset, true);
+        mapped.vvar.start(Scale::from_khz(1_000_000).unwrap(), u64::MAX, offset, true);
         let mut time = NOT_A_TIME;
         assert_eq!(clock_gettime(libc::CLOCK_REALTIME, &raw mut time), 0);
         assert_eq!(u64::try_from(time.tv_sec).unwrap(), offset / 1_000_000_000);
         assert_eq!(u64::try_from(time.tv_nsec).unwrap(), offset % 1_000_000_000);
-        let mut time = libc::timeval {
-            tv_sec: -1,
-            tv_usec: -1,
-        };
+        let mut time = libc::timeval { tv_sec: -1, tv_usec: -1 };
         assert_eq!(gettimeofday(&raw mut time, std::ptr::null_mut()), 0);
         assert_eq!(u64::try_from(time.tv_sec).unwrap(), offset / 1_000_000_000);
-        assert_eq!(
-            u64::try_from(time.tv_usec).unwrap(),
-            offset % 1_000_000_000 / 1000
-        );
+        assert_eq!(u64::try_from(time.tv_usec).unwrap(), offset % 1_000_000_000 / 1000);
     }
 }
 
@@ -440,9 +383,7 @@ fn clocks_run_like_those_of_the_host() {
     let khz = host_khz();
     let start = host_ns(libc::CLOCK_MONOTONIC);
     let realtime = host_ns(libc::CLOCK_REALTIME);
-    mapped
-        .vvar
-        .start(Scale::from_khz(khz).unwrap(), tsc(), realtime, true);
+    mapped.vvar.start(Scale::from_khz(khz).unwrap(), tsc(), realtime, true);
     std::thread::sleep(Duration::from_millis(100));
     for (clock, zero) in [(libc::CLOCK_MONOTONIC, start), (libc::CLOCK_REALTIME, 0)] {
         let mut time = NOT_A_TIME;
@@ -451,10 +392,7 @@ fn clocks_run_like_those_of_the_host() {
         let after = host_ns(clock) - zero;
         let now = nanoseconds(time);
         let tolerance = 2_000_000;
-        assert!(
-            before <= now + tolerance && now <= after + tolerance,
-            "{before} {now} {after}"
-        );
+        assert!(before <= now + tolerance && now <= after + tolerance, "{before} {now} {after}");
     }
     let time = mapped.time()(std::ptr::null_mut());
     let host = i64::try_from(host_ns(libc::CLOCK_REALTIME) / 1_000_000_000).unwrap();
@@ -467,51 +405,29 @@ fn without_a_clock_the_system_calls_answer() {
     let mapped = Mapped::new();
     let mut time = NOT_A_TIME;
     let before = host_ns(libc::CLOCK_BOOTTIME);
-    assert_eq!(
-        mapped.clock_gettime()(libc::CLOCK_BOOTTIME, &raw mut time),
-        0
-    );
+    assert_eq!(mapped.clock_gettime()(libc::CLOCK_BOOTTIME, &raw mut time), 0);
     assert!(before <= nanoseconds(time) && nanoseconds(time) <= host_ns(libc::CLOCK_BOOTTIME));
-    let mut day = libc::timeval {
-        tv_sec: 0,
-        tv_usec: 0,
-    };
+    let mut day = libc::timeval { tv_sec: 0, tv_usec: 0 };
     assert_eq!(mapped.gettimeofday()(&raw mut day, std::ptr::null_mut()), 0);
     let mut seconds = 0;
     assert_eq!(mapped.time()(&raw mut seconds), seconds);
     assert!((0..=1).contains(&(seconds - day.tv_sec)));
-    assert_eq!(
-        mapped.clock_getres()(libc::CLOCK_MONOTONIC, &raw mut time),
-        0
-    );
+    assert_eq!(mapped.clock_getres()(libc::CLOCK_MONOTONIC, &raw mut time), 0);
     assert_eq!(time.tv_sec, 0);
 }
 
 #[test]
 fn clocks_that_it_does_not_know_are_the_kernels() {
     let mapped = Mapped::new();
-    mapped
-        .vvar
-        .start(Scale::from_khz(1_000_000).unwrap(), 0, REALTIME, true);
+    mapped.vvar.start(Scale::from_khz(1_000_000).unwrap(), 0, REALTIME, true);
     let mut time = NOT_A_TIME;
     let before = host_ns(libc::CLOCK_PROCESS_CPUTIME_ID);
-    assert_eq!(
-        mapped.clock_gettime()(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time),
-        0
-    );
+    assert_eq!(mapped.clock_gettime()(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut time), 0);
     assert!(before <= nanoseconds(time));
     assert!(nanoseconds(time) <= host_ns(libc::CLOCK_PROCESS_CPUTIME_ID));
     for clock in [10, 12, 31, 32, 33, 64, i32::MAX, i32::MIN, -1] {
-        assert_eq!(
-            mapped.clock_gettime()(clock, &raw mut time),
-            -libc::EINVAL,
-            "{clock}"
-        );
-        assert_eq!(
-            mapped.clock_getres()(clock, &raw mut time),
-            -libc::EINVAL,
-            "{clock}"
-        );
+        assert_eq!(mapped.clock_gettime()(clock, &raw mut time), -libc::EINVAL, "{clock}");
+        assert_eq!(mapped.clock_getres()(clock, &raw mut time), -libc::EINVAL, "{clock}");
     }
 }
 
@@ -519,47 +435,28 @@ fn clocks_that_it_does_not_know_are_the_kernels() {
 fn null_pointers_are_left_alone() {
     let mapped = Mapped::new();
     for invariant in [false, true] {
-        mapped.vvar.start(
-            Scale::from_khz(host_khz()).unwrap(),
-            tsc(),
-            REALTIME,
-            invariant,
-        );
+        mapped.vvar.start(Scale::from_khz(host_khz()).unwrap(), tsc(), REALTIME, invariant);
         let null = std::ptr::null_mut();
         assert_eq!(mapped.clock_getres()(libc::CLOCK_REALTIME, null), 0);
-        assert_eq!(
-            mapped.gettimeofday()(std::ptr::null_mut(), std::ptr::null_mut()),
-            0
-        );
+        assert_eq!(mapped.gettimeofday()(std::ptr::null_mut(), std::ptr::null_mut()), 0);
         assert!(mapped.time()(std::ptr::null_mut()) > 1_700_000_000);
-        assert_eq!(
-            mapped.getcpu()(std::ptr::null_mut(), std::ptr::null_mut(), 0),
-            0
-        );
+        assert_eq!(mapped.getcpu()(std::ptr::null_mut(), std::ptr::null_mut(), 0), 0);
     }
 }
 
 #[test]
 fn the_rest_of_the_page_is_answered_too() {
     let mapped = Mapped::new();
-    mapped
-        .vvar
-        .start(Scale::from_khz(host_khz()).unwrap(), tsc(), REALTIME, true);
+    mapped.vvar.start(Scale::from_khz(host_khz()).unwrap(), tsc(), REALTIME, true);
     mapped.vvar.set_zone(0xffff_ffff_0000_003c);
     let mut zone = [7, 7];
-    assert_eq!(
-        mapped.gettimeofday()(std::ptr::null_mut(), &raw mut zone),
-        0
-    );
+    assert_eq!(mapped.gettimeofday()(std::ptr::null_mut(), &raw mut zone), 0);
     assert_eq!(zone, [60, -1]);
     let mut seconds = 0;
     assert_eq!(mapped.time()(&raw mut seconds), 1_790_000_000);
     assert_eq!(seconds, 1_790_000_000);
     let mut resolution = NOT_A_TIME;
-    assert_eq!(
-        mapped.clock_getres()(libc::CLOCK_REALTIME_COARSE, &raw mut resolution),
-        0
-    );
+    assert_eq!(mapped.clock_getres()(libc::CLOCK_REALTIME_COARSE, &raw mut resolution), 0);
     assert_eq!((resolution.tv_sec, resolution.tv_nsec), (0, 1));
 }
 
@@ -570,23 +467,14 @@ fn the_number_of_the_cpu_comes_from_linux_s_own_segment() {
     let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
     // SAFETY: valid pointers to the set; CPU_SETSIZE bounds the numbers.
     let last = unsafe {
-        assert_eq!(
-            libc::sched_getaffinity(0, size_of_val(&set), &raw mut set),
-            0
-        );
-        (0..1024)
-            .rev()
-            .find(|&cpu| libc::CPU_ISSET(cpu, &set))
-            .unwrap()
+        assert_eq!(libc::sched_getaffinity(0, size_of_val(&set), &raw mut set), 0);
+        (0..1024).rev().find(|&cpu| libc::CPU_ISSET(cpu, &set)).unwrap()
     };
     // SAFETY: as above.
     unsafe {
         libc::CPU_ZERO(&mut set);
         libc::CPU_SET(last, &mut set);
-        assert_eq!(
-            libc::sched_setaffinity(0, size_of_val(&set), &raw const set),
-            0
-        );
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &raw const set), 0);
     }
     // 0: by system call. 0x7b: __CPUNODE_SEG, encoded as the vDSO expects it. 0x3: no segment.
     for selector in [0, 0x7b, 0x3] {

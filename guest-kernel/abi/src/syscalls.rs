@@ -482,9 +482,7 @@ for_each_system_call!(make_list);
 
 /// The call with this SYSCALL number.
 pub fn by_number(number: u32) -> Option<&'static SystemCall> {
-    let index = LIST
-        .binary_search_by_key(&number, |call| call.number)
-        .ok()?;
+    let index = LIST.binary_search_by_key(&number, |call| call.number).ok()?;
     LIST.get(index)
 }
 
@@ -529,9 +527,7 @@ mod tests {
             for (index, (name, _)) in call.arguments.iter().enumerate() {
                 assert_ne!(*name, "unlisted", "{}", call.name);
                 assert!(
-                    call.arguments[..index]
-                        .iter()
-                        .all(|(other, _)| other != name),
+                    call.arguments[..index].iter().all(|(other, _)| other != name),
                     "{}",
                     call.name
                 );

@@ -32,10 +32,7 @@ impl Scale {
 
     /// How long `ticks` take, rounded down: one multiplication, whose upper half is kept. Wraps after
     /// 584 years.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "584 years of nanoseconds fit"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "584 years of nanoseconds fit")]
     pub const fn nanoseconds(self, ticks: u64) -> u64 {
         ((ticks as u128 * self.0 as u128) >> SHIFT) as u64
     }
@@ -45,9 +42,8 @@ impl Scale {
     /// Multiplies with the reciprocal, rounded up, so that a timer set for it never fires early.
     pub fn ticks(self, ns: u64) -> u64 {
         // At least 2^64 / multiplier.
-        let Some(reciprocal) = u64::MAX
-            .checked_div(self.0)
-            .and_then(|quotient| quotient.checked_add(1))
+        let Some(reciprocal) =
+            u64::MAX.checked_div(self.0).and_then(|quotient| quotient.checked_add(1))
         else {
             return u64::MAX;
         };
@@ -71,10 +67,7 @@ mod tests {
         for khz in [1, 1_000, 19_200, 999_999, 1_000_000, 2_599_998, 5_700_000] {
             let scale = Scale::from_khz(khz).unwrap();
             let ns = scale.nanoseconds(khz * 1000);
-            assert!(
-                ns.abs_diff(1_000_000_000) <= 1 + khz / 1_000_000,
-                "{khz} kHz: {ns} ns"
-            );
+            assert!(ns.abs_diff(1_000_000_000) <= 1 + khz / 1_000_000, "{khz} kHz: {ns} ns");
         }
     }
 
@@ -82,9 +75,7 @@ mod tests {
     fn a_year_is_right_to_twenty_milliseconds() {
         let khz = 2_599_998;
         let seconds = 365 * 24 * 3600;
-        let ns = Scale::from_khz(khz)
-            .unwrap()
-            .nanoseconds(khz * 1000 * seconds);
+        let ns = Scale::from_khz(khz).unwrap().nanoseconds(khz * 1000 * seconds);
         assert!(ns.abs_diff(seconds * 1_000_000_000) < 20_000_000, "{ns}");
     }
 
@@ -99,15 +90,10 @@ mod tests {
                 let slack = 2 + ns / 1_000_000_000;
                 let early = ticks.saturating_sub(slack + slack * khz / 1_000_000);
                 assert!(scale.nanoseconds(early) <= ns, "{khz} kHz, {ns} ns");
-                ns = ns
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(step)
+                ns = ns.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(step)
                     >> (step % 40 + 8);
             }
         }
-        assert_eq!(
-            Scale::from_khz(2_600_000).unwrap().ticks(u64::MAX),
-            u64::MAX
-        );
+        assert_eq!(Scale::from_khz(2_600_000).unwrap().ticks(u64::MAX), u64::MAX);
     }
 }

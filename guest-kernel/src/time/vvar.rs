@@ -55,8 +55,7 @@ impl Vvar {
     /// Lets `getcpu` read the number of the vCPU from the limit of this segment (bits 11:0 the
     /// vCPU, bits 19:12 the node). Only where ring 3 sees the kernel's own GDT.
     pub fn set_cpu_selector(&self, selector: u16) {
-        self.cpu_selector
-            .store(u32::from(selector), Ordering::Relaxed);
+        self.cpu_selector.store(u32::from(selector), Ordering::Relaxed);
     }
 
     /// Nanoseconds since boot when the TSC reads `tsc`.
@@ -68,9 +67,7 @@ impl Vvar {
     /// The TSC reading from which on [`Self::monotonic`] is at least `ns`.
     pub fn deadline(&self, ns: u64) -> u64 {
         let scale = Scale::from_multiplier(self.multiplier.load(Ordering::Relaxed));
-        scale
-            .ticks(ns)
-            .saturating_add(self.tsc_base.load(Ordering::Relaxed))
+        scale.ticks(ns).saturating_add(self.tsc_base.load(Ordering::Relaxed))
     }
 
     /// Nanoseconds from the monotonic to the realtime clock.
