@@ -22,5 +22,4 @@ pub mod sched;
 pub mod signal;
 pub mod sync;
 pub mod syscall;
-#[cfg(target_os = "none")]
 pub mod time;
