@@ -268,6 +268,14 @@ impl Frame {
         count
     }
 
+    /// Copies bytes that others may be changing to `offset`, as far as the frame reaches.
+    pub fn copy_in(&self, offset: usize, source: SharedBytes<'_>) {
+        let offset = offset.min(PAGE_SIZE);
+        let count = source.len().min(PAGE_SIZE - offset);
+        // SAFETY: readable by the type's contract, writable as part of the frame; may overlap.
+        unsafe { core::ptr::copy(source.as_ptr(), self.as_ptr().add(offset), count) };
+    }
+
     /// Clears bytes from `offset`, as far as the frame reaches.
     pub fn clear(&self, offset: usize, len: usize) {
         let offset = offset.min(PAGE_SIZE);
@@ -278,9 +286,7 @@ impl Frame {
     /// Overwrites the whole frame with a page's worth of bytes from elsewhere.
     pub fn copy_page(&self, source: SharedBytes<'_>) {
         let count = source.len().min(PAGE_SIZE);
-        // SAFETY: `count` bytes are readable at the source by its type's contract, and writable in
-        // the frame; `copy` allows the two to be the same.
-        unsafe { core::ptr::copy(source.as_ptr(), self.as_ptr(), count) };
+        self.copy_in(0, source);
         self.clear(count, PAGE_SIZE - count);
     }
 }

@@ -177,6 +177,11 @@ impl Cpu {
         unsafe { (&raw const self.tss.rsp).cast_mut().cast::<u64>().write_unaligned(top) };
     }
 
+    /// Begins the work that was asked for; more may be asked for meanwhile.
+    pub fn take_work(&self) {
+        self.work.store(false, Ordering::Relaxed);
+    }
+
     /// Sends the way back to the program through the slow path, once.
     pub fn request_work(&self) {
         self.work.store(true, Ordering::Relaxed);

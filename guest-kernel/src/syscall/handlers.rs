@@ -1,0 +1,2 @@
+//! All handlers, by the names in the list.
+
