@@ -24,7 +24,8 @@ fn main() {
     if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
         return;
     }
-    let script = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("kernel.ld");
+    let script =
+        PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("kernel.ld");
     fs::write(&script, linker_script()).expect("the build directory is writable");
     println!("cargo::rustc-link-arg-bins=-T{}", script.display());
     println!("cargo::rustc-link-arg-bins=-no-pie");
@@ -65,7 +66,7 @@ SECTIONS {{
         image_pdpt = .; {image_pdpt}
         image_pd = .; {image_pd}
         image_pt = .; {image_pt}
-        *(.data .data.*)
+        *(.data .data.*) *(.got .got.*)
     }} :data
     .bss (NOLOAD) : AT(ADDR(.bss) - image_offset) {{
         *(.bss .bss.* COMMON)
@@ -99,7 +100,8 @@ fn table(entries: &[(usize, String, u64)]) -> String {
     let mut text = String::new();
     let mut next = 0;
     for (index, address, flags) in entries {
-        write!(text, ". += {}; QUAD(({address}) + {flags:#x}) ", (index - next) * 8).expect("a string grows");
+        write!(text, ". += {}; QUAD(({address}) + {flags:#x}) ", (index - next) * 8)
+            .expect("a string grows");
         next = index + 1;
     }
     write!(text, ". += {};", (512 - next) * 8).expect("a string grows");

@@ -18,6 +18,8 @@ pub mod fs;
 pub mod log;
 pub mod memory;
 pub mod process;
+#[cfg(target_os = "none")]
+pub mod random;
 pub mod sched;
 pub mod signal;
 pub mod sync;

@@ -46,7 +46,11 @@ impl WaitQueue {
 /// # Errors
 /// EINTR if a signal is to be delivered first.
 #[cfg(target_os = "none")]
-pub fn wait<T>(_queues: &[&WaitQueue], deadline: Option<u64>, mut condition: impl FnMut() -> Option<T>) -> Result<Option<T>> {
+pub fn wait<T>(
+    _queues: &[&WaitQueue],
+    deadline: Option<u64>,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<Option<T>> {
     loop {
         if let Some(value) = condition() {
             return Ok(Some(value));
@@ -70,7 +74,11 @@ pub fn wait<T>(_queues: &[&WaitQueue], deadline: Option<u64>, mut condition: imp
 /// # Errors
 /// None.
 #[cfg(not(target_os = "none"))]
-pub fn wait<T>(_queues: &[&WaitQueue], deadline: Option<u64>, mut condition: impl FnMut() -> Option<T>) -> Result<Option<T>> {
+pub fn wait<T>(
+    _queues: &[&WaitQueue],
+    deadline: Option<u64>,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<Option<T>> {
     let start = std::time::Instant::now();
     loop {
         if let Some(value) = condition() {

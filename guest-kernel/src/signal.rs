@@ -1,6 +1,5 @@
 //! Signals: dispositions, masks, and what happens by default.
 
-
 /// Signal numbers of Linux on x86-64 (signal(7)).
 #[expect(missing_docs, reason = "the names say it")]
 pub mod number {
@@ -97,7 +96,9 @@ pub const fn default_action(signal: u8) -> DefaultAction {
     match signal {
         number::SIGCHLD | number::SIGURG | number::SIGWINCH => DefaultAction::Ignore,
         number::SIGCONT => DefaultAction::Continue,
-        number::SIGSTOP | number::SIGTSTP | number::SIGTTIN | number::SIGTTOU => DefaultAction::Stop,
+        number::SIGSTOP | number::SIGTSTP | number::SIGTTIN | number::SIGTTOU => {
+            DefaultAction::Stop
+        }
         _ => DefaultAction::Terminate,
     }
 }
@@ -210,7 +211,8 @@ impl Signals {
 
     /// Changes what happens on a signal (1 to 64).
     pub fn set_action(&mut self, signal: u8, action: Action) {
-        self.actions[usize::from(signal) - 1] = Action { mask: action.mask & !UNBLOCKABLE, ..action };
+        self.actions[usize::from(signal) - 1] =
+            Action { mask: action.mask & !UNBLOCKABLE, ..action };
         if self.is_ignored(signal) {
             self.pending &= !bit(signal);
         }
@@ -220,7 +222,9 @@ impl Signals {
     pub fn is_ignored(&self, signal: u8) -> bool {
         match self.action(signal).handler {
             action::IGNORE => true,
-            action::DEFAULT => matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue),
+            action::DEFAULT => {
+                matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
+            }
             _ => false,
         }
     }
@@ -278,3 +282,6 @@ pub fn fault(_frame: &mut crate::arch::TrapFrame, fault: Fault) {
     crate::process::current().signals.lock().force(information);
     crate::arch::Cpu::current().request_work();
 }
+
+/// What a signal frame needs at most, for AT_MINSIGSTKSZ.
+pub const MINIMUM_STACK: u64 = 2048;

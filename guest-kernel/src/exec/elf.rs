@@ -80,7 +80,9 @@ impl Segment {
     }
 
     fn protection(&self) -> Protection {
-        let bit = |flag: u32, right: Protection| if self.flags & flag != 0 { right } else { Protection(0) };
+        let bit = |flag: u32, right: Protection| {
+            if self.flags & flag != 0 { right } else { Protection(0) }
+        };
         bit(4, Protection::READ).with(bit(2, Protection::WRITE)).with(bit(1, Protection::EXECUTE))
     }
 
@@ -162,7 +164,10 @@ pub fn load(space: &AddressSpace, file: &Executable, entropy: &mut Entropy<'_>) 
         if segment.kind != SEGMENT_LOAD || segment.memory_size == 0 {
             continue;
         }
-        if loaded.headers == 0 && (segment.offset..segment.offset.saturating_add(segment.file_size)).contains(&headers_at) {
+        if loaded.headers == 0
+            && (segment.offset..segment.offset.saturating_add(segment.file_size))
+                .contains(&headers_at)
+        {
             loaded.headers = base + segment.address + (headers_at - segment.offset);
         }
         let (start, end) = (base + segment.address, base + segment.address + segment.file_size);
@@ -176,12 +181,18 @@ pub fn load(space: &AddressSpace, file: &Executable, entropy: &mut Entropy<'_>) 
     Ok(loaded)
 }
 
-fn map_segment(space: &AddressSpace, file: &Executable, segment: &Segment, base: u64) -> Result<()> {
+fn map_segment(
+    space: &AddressSpace,
+    file: &Executable,
+    segment: &Segment,
+    base: u64,
+) -> Result<()> {
     let (start, end) = segment.range()?;
     let (start, end) = (base + start, base + end);
     let protection = segment.protection();
     let file_end = base + segment.address + segment.file_size;
-    let mapped_end = if segment.file_size == 0 { start } else { page_ceil(file_end).ok_or(Errno::EINVAL)? };
+    let mapped_end =
+        if segment.file_size == 0 { start } else { page_ceil(file_end).ok_or(Errno::EINVAL)? };
     if mapped_end > start {
         let slack = segment.address % PAGE;
         if segment.offset % PAGE != slack {
@@ -193,7 +204,10 @@ fn map_segment(space: &AddressSpace, file: &Executable, segment: &Segment, base:
             protection,
             allowed: Protection::ALL,
             shared: false,
-            backing: Backing::Object { source: file.source.clone(), first_page: (segment.offset - slack) / PAGE },
+            backing: Backing::Object {
+                source: file.source.clone(),
+                first_page: (segment.offset - slack) / PAGE,
+            },
             label: Label::File(file.label.clone()),
         })?;
     }
@@ -213,10 +227,16 @@ fn map_segment(space: &AddressSpace, file: &Executable, segment: &Segment, base:
     }
     // Memory beyond the file's bytes is zero, also within their last page.
     let tail = usize_from(file_end % PAGE);
-    if tail != 0 && segment.memory_size > segment.file_size && protection.contains(Protection::WRITE) {
+    if tail != 0
+        && segment.memory_size > segment.file_size
+        && protection.contains(Protection::WRITE)
+    {
         let page = page_floor(file_end);
         let areas = space.areas()?;
-        let area = areas.iter().find(|area| area.start <= page && page < area.end).ok_or(Errno::ENOEXEC)?;
+        let area = areas
+            .iter()
+            .find(|area| area.start <= page && page < area.end)
+            .ok_or(Errno::ENOEXEC)?;
         let frame = partial_page(area, &file.source, page, tail)?;
         space.install(page, frame)?;
     }

@@ -64,9 +64,14 @@ impl Entropy<'_> {
 
 /// A page of an area, filled with the first `len` bytes of the file's page and zeroes: the last page
 /// of a segment's data, where the rest of the memory begins.
-fn partial_page(area: &Area, source: &Arc<dyn PageSource>, address: u64, len: usize) -> Result<Frame> {
+fn partial_page(
+    area: &Area,
+    source: &Arc<dyn PageSource>,
+    address: u64,
+    len: usize,
+) -> Result<Frame> {
     let page = source.page(area.page_index(address), false).map_err(|_| Errno::ENOEXEC)?;
     let frame = Frame::allocate(Content::Zeroes)?;
-    frame.copy_in(0, page.bytes().part(0, len));
+    frame.fill(0, page.bytes().part(0, len));
     Ok(frame)
 }

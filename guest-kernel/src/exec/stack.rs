@@ -105,7 +105,10 @@ fn addresses(strings: Strings<'_>, start: u64, list: &mut Vec<u64>) -> Result<us
         list.try_reserve(2).map_err(|_| Errno::ENOMEM)?;
         list.push(start + at as u64);
         count += 1;
-        at += strings.0[at..].iter().position(|&byte| byte == 0).map_or(strings.0.len() - at, |end| end + 1);
+        at += strings.0[at..]
+            .iter()
+            .position(|&byte| byte == 0)
+            .map_or(strings.0.len() - at, |end| end + 1);
     }
     list.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     list.push(0);
@@ -116,7 +119,13 @@ fn addresses(strings: Strings<'_>, start: u64, list: &mut Vec<u64>) -> Result<us
 ///
 /// # Errors
 /// E2BIG if the strings are too long, ENOMEM.
-pub fn fill(space: &AddressSpace, layout: &mut Layout, start: &Start<'_>, loaded: &Loaded, entropy: &mut Entropy<'_>) -> Result<u64> {
+pub fn fill(
+    space: &AddressSpace,
+    layout: &mut Layout,
+    start: &Start<'_>,
+    loaded: &Loaded,
+    entropy: &mut Entropy<'_>,
+) -> Result<u64> {
     const PLATFORM: &[u8] = b"x86_64\0";
     let string_bytes = start.arguments.0.len() + start.environment.0.len() + start.path.len();
     if string_bytes > MAX_STRINGS {
@@ -182,7 +191,8 @@ pub fn fill(space: &AddressSpace, layout: &mut Layout, start: &Start<'_>, loaded
     let size = words.len() as u64 * 8;
     let rsp = (random_at - size) & !15;
     // SAFETY: a slice of integers is as good as one of bytes.
-    let bytes = unsafe { core::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * 8) };
+    let bytes =
+        unsafe { core::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * 8) };
     space.write(rsp, bytes)?;
     layout.stack_start = rsp;
     space.set_layout(*layout);

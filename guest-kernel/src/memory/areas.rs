@@ -373,7 +373,8 @@ mod tests {
                     1 => {
                         let covered = (start..end).all(|page| model.contains_key(&page));
                         assert_eq!(areas.covers(start * PAGE, end * PAGE), covered);
-                        let result = areas.protect(start * PAGE, end * PAGE, Protection(protection));
+                        let result =
+                            areas.protect(start * PAGE, end * PAGE, Protection(protection));
                         assert_eq!(result.is_ok(), covered);
                         if covered {
                             for page in start..end {
@@ -420,7 +421,10 @@ mod tests {
                 }
                 let list: Vec<_> = areas.iter().collect();
                 assert!(list.windows(2).all(|pair| pair[0].end <= pair[1].start));
-                assert!(list.windows(2).all(|pair| !pair[0].continues_in(pair[1])), "unjoined, seed {seed}");
+                assert!(
+                    list.windows(2).all(|pair| !pair[0].continues_in(pair[1])),
+                    "unjoined, seed {seed}"
+                );
             }
         }
     }

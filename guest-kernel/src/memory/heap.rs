@@ -44,7 +44,11 @@ enum Size {
 fn size_of_layout(layout: Layout) -> Size {
     let size = layout.size().max(layout.align()).max(1 << SMALLEST);
     let bits = (usize::BITS - (size - 1).leading_zeros()) as usize;
-    if bits < SMALLEST + CLASSES { Size::Class(bits - SMALLEST) } else { Size::Order(bits.saturating_sub(12)) }
+    if bits < SMALLEST + CLASSES {
+        Size::Class(bits - SMALLEST)
+    } else {
+        Size::Order(bits.saturating_sub(12))
+    }
 }
 
 // SAFETY: blocks are aligned to their power-of-two size (classes within a frame; orders are only
@@ -68,14 +72,16 @@ unsafe impl GlobalAlloc for Heap {
                     object = frame.to_pointer();
                 }
                 let next = object.wrapping_add(1 << (class + SMALLEST));
-                lists.fresh[class] = if next.addr().is_multiple_of(PAGE_SIZE) { null_mut() } else { next };
+                lists.fresh[class] =
+                    if next.addr().is_multiple_of(PAGE_SIZE) { null_mut() } else { next };
                 object
             }
             Size::Order(order) => {
                 if layout.align() > PAGE_SIZE {
                     return null_mut();
                 }
-                frame::allocate_block(order, Content::Overwritten).map_or(null_mut(), PhysAddr::to_pointer)
+                frame::allocate_block(order, Content::Overwritten)
+                    .map_or(null_mut(), PhysAddr::to_pointer)
             }
         }
     }
@@ -89,7 +95,9 @@ unsafe impl GlobalAlloc for Heap {
                 lists.free[class] = object;
             }
             // SAFETY: allocated above with the same layout, and so the same order.
-            Size::Order(order) => unsafe { frame::free_block(PhysAddr::from_pointer(object), order) },
+            Size::Order(order) => unsafe {
+                frame::free_block(PhysAddr::from_pointer(object), order)
+            },
         }
     }
 }

@@ -112,7 +112,8 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM.
     pub fn new(kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
-        let inner = Inner { areas: Areas::new(), layout: Layout::default(), resident: 0, resident_peak: 0 };
+        let inner =
+            Inner { areas: Areas::new(), layout: Layout::default(), resident: 0, resident_peak: 0 };
         Ok(Self { inner: SpinLock::new(inner), table: PageTable::new(kernel, kernel_slots)? })
     }
 
@@ -257,9 +258,17 @@ impl AddressSpace {
     ///
     /// # Errors
     /// EINVAL, EFAULT, ENOMEM as in mremap(2).
-    pub fn remap(&self, old: u64, old_len: u64, new_len: u64, target: Option<u64>, may_move: bool) -> Result<u64> {
+    pub fn remap(
+        &self,
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        target: Option<u64>,
+        may_move: bool,
+    ) -> Result<u64> {
         let old_len = page_ceil(old_len).ok_or(Errno::EINVAL)?;
-        let new_len = page_ceil(new_len).filter(|&len| len > 0 && len <= USER_END).ok_or(Errno::EINVAL)?;
+        let new_len =
+            page_ceil(new_len).filter(|&len| len > 0 && len <= USER_END).ok_or(Errno::EINVAL)?;
         let old_end = range_end(old, old_len, Errno::EINVAL)?;
         let mut inner = self.inner.lock();
         let area = inner.areas.find(old).ok_or(Errno::EFAULT)?.clone();
@@ -299,7 +308,15 @@ impl AddressSpace {
         self.move_area(&mut inner, &area, old, old_len, target, new_len)
     }
 
-    fn move_area(&self, inner: &mut Inner, area: &Area, old: u64, old_len: u64, target: u64, new_len: u64) -> Result<u64> {
+    fn move_area(
+        &self,
+        inner: &mut Inner,
+        area: &Area,
+        old: u64,
+        old_len: u64,
+        target: u64,
+        new_len: u64,
+    ) -> Result<u64> {
         let mut moved = area.clone();
         if let Backing::Object { first_page, .. } = &mut moved.backing {
             *first_page += (old - area.start) / PAGE;
@@ -334,7 +351,8 @@ impl AddressSpace {
     pub fn set_break(&self, wanted: u64) -> u64 {
         let mut inner = self.inner.lock();
         let layout = inner.layout;
-        let (Some(old_end), Some(new_end)) = (page_ceil(layout.break_end), page_ceil(wanted)) else {
+        let (Some(old_end), Some(new_end)) = (page_ceil(layout.break_end), page_ceil(wanted))
+        else {
             return layout.break_end;
         };
         if wanted < layout.break_start || new_end > USER_END {
@@ -392,7 +410,12 @@ impl AddressSpace {
     ///
     /// # Errors
     /// What signal the program gets if not.
-    pub fn fault(&self, address: u64, access: Access, stack_pointer: u64) -> core::result::Result<(), Fault> {
+    pub fn fault(
+        &self,
+        address: u64,
+        access: Access,
+        stack_pointer: u64,
+    ) -> core::result::Result<(), Fault> {
         let mut inner = self.inner.lock();
         if inner.areas.find(address).is_none() {
             inner.grow_stack(address, stack_pointer)?;
@@ -410,7 +433,13 @@ impl AddressSpace {
     }
 
     /// Makes one page of an area accessible; says whether it is an image's page.
-    fn map_page(&self, inner: &mut Inner, area: &Area, address: u64, access: Access) -> core::result::Result<bool, Fault> {
+    fn map_page(
+        &self,
+        inner: &mut Inner,
+        area: &Area,
+        address: u64,
+        access: Access,
+    ) -> core::result::Result<bool, Fault> {
         let slot = self.table.make(address).map_err(|_| Fault::OUT_OF_MEMORY)?;
         let old = slot.get();
         let write = access == Access::Write;
@@ -427,11 +456,14 @@ impl AddressSpace {
         let (entry, image) = match &area.backing {
             Backing::Anonymous => {
                 let frame = Frame::allocate(Content::Zeroes).map_err(|_| Fault::OUT_OF_MEMORY)?;
-                let writable = if area.protection.contains(Protection::WRITE) { WRITABLE } else { 0 };
+                let writable =
+                    if area.protection.contains(Protection::WRITE) { WRITABLE } else { 0 };
                 (frame.into_raw().0 | flag::OWNED | writable, false)
             }
             Backing::Object { source, .. } => {
-                let page = source.page(area.page_index(address), write && area.shared).map_err(object_fault)?;
+                let page = source
+                    .page(area.page_index(address), write && area.shared)
+                    .map_err(object_fault)?;
                 match page {
                     Page::Image(image) if !write => (image.0, true),
                     // A private copy, or an object that offers an image's page for writing: never
@@ -456,7 +488,12 @@ impl AddressSpace {
     }
 
     /// The program writes to a page that is there and read-only: it becomes writable, or is copied.
-    fn make_writable(&self, area: &Area, address: u64, slot: Slot<'_>) -> core::result::Result<(), Fault> {
+    fn make_writable(
+        &self,
+        area: &Area,
+        address: u64,
+        slot: Slot<'_>,
+    ) -> core::result::Result<(), Fault> {
         let old = slot.get();
         let rights = rights(area.protection);
         if area.shared {
@@ -499,7 +536,14 @@ impl AddressSpace {
         self.map_images(inner, area, source, start, end);
     }
 
-    fn map_images(&self, inner: &mut Inner, area: &Area, source: &Arc<dyn PageSource>, start: u64, end: u64) {
+    fn map_images(
+        &self,
+        inner: &mut Inner,
+        area: &Area,
+        source: &Arc<dyn PageSource>,
+        start: u64,
+        end: u64,
+    ) {
         let rights = rights(area.protection);
         let mut mapped = 0;
         for at in (start..end).step_by(PAGE_SIZE) {
@@ -555,7 +599,8 @@ impl AddressSpace {
             return Err(Errno::EFAULT);
         }
         let page = page_floor(address);
-        let present = |entry: Entry| entry.is_present() && (access != Access::Write || entry.is_writable());
+        let present =
+            |entry: Entry| entry.is_present() && (access != Access::Write || entry.is_writable());
         let mut entry = self.table.find(page).map_or(Entry(0), Slot::get);
         if !present(entry) {
             let area = area.clone();
@@ -605,7 +650,9 @@ impl Inner {
         if hint >= LOWEST && hint <= USER_END - len && self.areas.is_free(hint, hint + len) {
             return Some(hint);
         }
-        self.areas.find_free(len, self.layout.mmap_top).or_else(|| self.areas.find_free(len, USER_END))
+        self.areas
+            .find_free(len, self.layout.mmap_top)
+            .or_else(|| self.areas.find_free(len, USER_END))
     }
 
     /// Extends the stack down to `address` if it may grow that far.
@@ -650,5 +697,8 @@ fn range_end(start: u64, len: u64, error: Errno) -> Result<u64> {
     if start % PAGE != 0 {
         return Err(Errno::EINVAL);
     }
-    page_ceil(len).and_then(|len| start.checked_add(len)).filter(|&end| end <= USER_END).ok_or(error)
+    page_ceil(len)
+        .and_then(|len| start.checked_add(len))
+        .filter(|&end| end <= USER_END)
+        .ok_or(error)
 }

@@ -3,7 +3,11 @@
 //!
 //! A handler is a plain function over typed arguments. Pointers arrive as [`UserPtr`]: allegations.
 
+#[cfg(target_os = "none")]
+mod deliver;
 mod handlers;
+mod memory;
+mod process;
 #[cfg(target_os = "none")]
 mod trace;
 
@@ -188,7 +192,8 @@ mod dispatch {
         if let Some(word) = NAMED.get(index / 64) {
             let bit = 1 << (index % 64);
             if word.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
-                let name = u32::try_from(number).ok().and_then(by_number).map_or("?", |call| call.name);
+                let name =
+                    u32::try_from(number).ok().and_then(by_number).map_or("?", |call| call.name);
                 crate::log!("system call {number} ({name}) is not implemented");
             }
         }
@@ -220,7 +225,8 @@ mod dispatch {
             Some(row) => call(row.number.into(), arguments),
             None => Errno::ENOSYS.to_register(),
         };
-        let result = if trace::is_on() { trace::around(number, true, arguments, handle) } else { handle() };
+        let result =
+            if trace::is_on() { trace::around(number, true, arguments, handle) } else { handle() };
         frame.rax = result.cast_unsigned();
     }
 

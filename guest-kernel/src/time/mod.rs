@@ -71,3 +71,24 @@ impl Clock {
         )
     }
 }
+
+/// Nanoseconds since boot.
+#[cfg(target_os = "none")]
+pub fn monotonic_ns() -> u64 {
+    VVAR.monotonic(crate::arch::cpu::read_tsc())
+}
+
+/// Nanoseconds since 1970.
+#[cfg(target_os = "none")]
+pub fn realtime_ns() -> u64 {
+    monotonic_ns().wrapping_add(VVAR.realtime_offset())
+}
+
+/// Starts the clocks: the TSC ticks at `khz`, and at the reading `tsc` the time of day was
+/// `realtime_ns`.
+#[cfg(target_os = "none")]
+pub fn start(khz: u64, tsc: u64, realtime_ns: u64) {
+    if let Some(scale) = tsc::Scale::from_khz(khz) {
+        VVAR.start(scale, tsc, realtime_ns, true);
+    }
+}

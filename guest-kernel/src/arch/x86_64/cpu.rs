@@ -61,7 +61,8 @@ pub unsafe fn write_msr(register: u32, value: u64) {
 /// Low and high 32 bits.
 pub fn halves(value: u64) -> [u32; 2] {
     let bytes = value.to_le_bytes();
-    let half = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let half =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     [half(0), half(4)]
 }
 
@@ -190,7 +191,8 @@ impl Cpu {
 
 static mut BOOT_CPU: Cpu = Cpu::new();
 /// Blocks of all vCPUs by number; null until they start.
-static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 
 /// Prepares the block of a vCPU that is not the first.
 pub fn prepare_secondary(index: u32) -> Option<()> {
@@ -236,8 +238,10 @@ pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
         limit: u16,
         base: u64,
     }
-    let gdt = TablePointer { limit: 10 * 8 - 1, base: (&raw const block.gdt).expose_provenance() as u64 };
-    let interrupts = TablePointer { limit: 256 * 16 - 1, base: (&raw const idt).expose_provenance() as u64 };
+    let gdt =
+        TablePointer { limit: 10 * 8 - 1, base: (&raw const block.gdt).expose_provenance() as u64 };
+    let interrupts =
+        TablePointer { limit: 256 * 16 - 1, base: (&raw const idt).expose_provenance() as u64 };
     // SAFETY: both tables live as long as the kernel and describe flat segments and our handlers; the
     // new selectors mean the same as those that the vCPU started with.
     unsafe {
@@ -373,7 +377,9 @@ pub fn wait_for_interrupt() {
 /// The device behind the port does not touch the kernel's memory.
 pub unsafe fn write_port(port: u16, value: u32) {
     // SAFETY: by the contract.
-    unsafe { asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags)) };
+    unsafe {
+        asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags))
+    };
 }
 
 /// Writes bytes to an I/O port, one after the other.

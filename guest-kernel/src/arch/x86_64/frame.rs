@@ -71,7 +71,29 @@ pub mod rflags {
 
 impl TrapFrame {
     /// All registers zero.
-    pub const ZERO: Self = Self { r15: 0, r14: 0, r13: 0, r12: 0, rbp: 0, rbx: 0, r11: 0, r10: 0, r9: 0, r8: 0, rax: 0, rcx: 0, rdx: 0, rsi: 0, rdi: 0, code: 0, rip: 0, cs: 0, rflags: 0, rsp: 0, ss: 0 };
+    pub const ZERO: Self = Self {
+        r15: 0,
+        r14: 0,
+        r13: 0,
+        r12: 0,
+        rbp: 0,
+        rbx: 0,
+        r11: 0,
+        r10: 0,
+        r9: 0,
+        r8: 0,
+        rax: 0,
+        rcx: 0,
+        rdx: 0,
+        rsi: 0,
+        rdi: 0,
+        code: 0,
+        rip: 0,
+        cs: 0,
+        rflags: 0,
+        rsp: 0,
+        ss: 0,
+    };
 
     /// Whether the program was interrupted, not the kernel.
     pub fn from_user(&self) -> bool {

@@ -60,7 +60,10 @@ pub extern "C" fn arrived_by_syscall() -> ! {
 
 /// Whether a fault is the probe's: an instruction fetch in ring 3 at the stub.
 pub fn is_probe_fault(frame: &TrapFrame, address: u64) -> bool {
-    STATE.load(Ordering::Relaxed) == PENDING && frame.from_user() && frame.rip == probe_target() && address == frame.rip
+    STATE.load(Ordering::Relaxed) == PENDING
+        && frame.from_user()
+        && frame.rip == probe_target()
+        && address == frame.rip
 }
 
 /// SYSCALL stayed in ring 3.

@@ -2,15 +2,14 @@
 
 use super::cpu;
 use airlock_abi::layout::SERIAL_PORT;
-use core::fmt;
 
-/// Writes text as it is; no set-up is needed on a virtual port.
+/// The port; no set-up is needed on a virtual one.
 pub struct Serial;
 
-impl fmt::Write for Serial {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
+impl Serial {
+    /// Writes bytes as they are.
+    pub fn write(&self, bytes: &[u8]) {
         // SAFETY: the transmit register of a serial port; nothing else happens.
-        unsafe { cpu::write_port_bytes(SERIAL_PORT, text.as_bytes()) };
-        Ok(())
+        unsafe { cpu::write_port_bytes(SERIAL_PORT, bytes) };
     }
 }
