@@ -3,7 +3,11 @@
 //! [`run`] takes a [`Config`] and returns how the program ended, as an [`Outcome`].
 
 pub mod config;
+pub mod embedded;
 mod error;
+pub mod image;
+pub mod seccomp;
+pub mod terminal;
 
 pub use config::{Config, KernelImage, Outcome, Piece, RootImage, StraceTarget};
 pub use error::Error;
