@@ -10,8 +10,8 @@ use super::error::ImageError;
 use super::path::GuestPath;
 use super::tree::{Attributes, Content, Tree};
 
-/// Files from this size on are mapped; below it, copying is cheaper than a mapping.
-const MAP_FROM: u64 = 16 << 10;
+/// Files from this size on, of more than a page, are mapped; below it, copying is cheaper.
+const MAP_FROM: u64 = 4097;
 /// So many files are mapped at most, well below the usual limits for open files (1024) and mappings;
 /// any more are copied.
 const MAX_MAPPED: usize = 512;

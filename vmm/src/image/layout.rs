@@ -1,7 +1,7 @@
 //! Gives the files of a tree their places in an EROFS image, and writes it.
 //!
-//! The image begins with its superblock and the inodes, with short directories and links behind
-//! their inodes: a path walk touches one or two pages. Then come the blocks of long directories and
+//! The image begins with its superblock and the inodes, with short directories, links and files
+//! behind their inodes: a path walk touches one or two pages. Then come the blocks of long directories and
 //! of files that are held in memory, then the files of the host, each from a block of its own on.
 
 use std::collections::BTreeMap;
@@ -16,6 +16,9 @@ use crate::config::{Piece, RootImage};
 
 /// How much of the guest's address space root images have.
 const MAX_IMAGE: u64 = DIRECT_MAP_SIZE - ROOT_IMAGE_BASE;
+
+/// The most bytes of a regular file that lie behind its inode.
+const MAX_INLINE_FILE: usize = 512;
 
 /// Where a node has its inode.
 struct Place {
@@ -125,8 +128,13 @@ fn place_inodes(nodes: &[Node], parents: &[NodeId]) -> (Vec<Place>, u64) {
             modified: node.attributes.modified,
         };
         let mut stored = inode.stored_size();
-        // A regular file begins a block, whatever its size, so that it can be mapped.
-        let can_be_inline = !matches!(node.content, Content::Bytes(_) | Content::Mapped { .. });
+        // A regular file begins a block, so that it can be mapped in place, unless a block would be a
+        // waste: a page fault costs more than to copy what little there is.
+        let can_be_inline = match &node.content {
+            Content::Directory(_) | Content::Symlink(_) => true,
+            Content::Bytes(bytes) => !bytes.is_empty() && bytes.len() <= MAX_INLINE_FILE,
+            Content::Mapped { .. } => false,
+        };
         if can_be_inline && stored + size <= BLOCK_SIZE {
             inode.data = Data::Inline;
             stored += size;
