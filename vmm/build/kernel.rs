@@ -1,10 +1,13 @@
 //! Cuts a copy of the guest kernel to what runs, for the `airlock` executable to carry.
 //!
 //! Symbols and debug information lie behind the last segment of the file, so a copy that ends there
-//! loads the same. The whole file stays beside `airlock`, as `guest-kernel.elf`, for gdb.
+//! loads the same. It is padded to whole pages, since pages of it become guest memory as they are. The
+//! whole file stays beside `airlock`, as `guest-kernel.elf`, for gdb.
 
 use std::fs;
 use std::path::Path;
+
+const PAGE_SIZE: usize = 4096;
 
 /// Offsets in a 64-bit ELF header and in a program header (System V gABI, chapters 4 and 5).
 mod elf {
@@ -54,6 +57,7 @@ fn without_sections(file: &[u8]) -> Option<Vec<u8>> {
     }
 
     let mut image = file.get(..end)?.to_vec();
+    image.resize(image.len().next_multiple_of(PAGE_SIZE), 0);
     image[elf::SECTION_HEADERS..elf::SECTION_HEADERS + 8].fill(0);
     // e_shnum and e_shstrndx.
     image[elf::SECTION_HEADER_COUNT..elf::SECTION_HEADER_COUNT + 4].fill(0);

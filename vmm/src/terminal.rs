@@ -31,31 +31,6 @@ pub enum TerminalError {
     Guardian(io::Error),
 }
 
-/// How many characters a terminal shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WindowSize {
-    /// Characters in a row.
-    pub columns: u16,
-    /// Rows.
-    pub rows: u16,
-}
-
-/// The size of the terminal's window, if standard input is one; ask again after SIGWINCH.
-pub fn window_size() -> Option<WindowSize> {
-    let mut size = libc::winsize {
-        ws_row: 0,
-        ws_col: 0,
-        ws_xpixel: 0,
-        ws_ypixel: 0,
-    };
-    // SAFETY: TIOCGWINSZ writes one `winsize` to where the argument points.
-    let result = unsafe { libc::ioctl(TERMINAL, libc::TIOCGWINSZ, &raw mut size) };
-    (result == 0).then_some(WindowSize {
-        columns: size.ws_col,
-        rows: size.ws_row,
-    })
-}
-
 /// The terminal in raw mode, until this is dropped.
 #[derive(Debug)]
 pub struct RawMode {
@@ -165,7 +140,143 @@ fn guard(mode: &Mode, mut reader: File) -> ! {
 
 #[cfg(test)]
 mod tests {
+    use std::env;
+    use std::fs::OpenOptions;
+    use std::io::{BufRead, BufReader};
+    use std::os::fd::FromRawFd;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::{Child, Command, Stdio};
+    use std::time::{Duration, Instant};
+
     use super::*;
+
+    /// Tells a copy of this test program to be the one in the terminal, and how to end.
+    const ENDING: &str = "AIRLOCK_TEST_TERMINAL_ENDING";
+
+    /// A pseudo-terminal.
+    struct PseudoTerminal {
+        controller: File,
+        terminal: File,
+    }
+
+    impl PseudoTerminal {
+        fn open() -> Self {
+            let (mut controller, mut terminal) = (-1, -1);
+            // SAFETY: openpty stores two descriptors, which are nobody else's; the other arguments
+            // may be null.
+            unsafe {
+                let name = std::ptr::null_mut();
+                let result = libc::openpty(
+                    &raw mut controller,
+                    &raw mut terminal,
+                    name,
+                    std::ptr::null(),
+                    std::ptr::null(),
+                );
+                assert_eq!(result, 0);
+                Self {
+                    controller: File::from_raw_fd(controller),
+                    terminal: File::from_raw_fd(terminal),
+                }
+            }
+        }
+
+        fn is_raw(&self) -> bool {
+            let mut mode = MaybeUninit::uninit();
+            // SAFETY: tcgetattr writes a whole `termios` if it succeeds.
+            let mode: libc::termios = unsafe {
+                assert_eq!(
+                    libc::tcgetattr(self.terminal.as_raw_fd(), mode.as_mut_ptr()),
+                    0
+                );
+                mode.assume_init()
+            };
+            mode.c_lflag & (libc::ICANON | libc::ECHO | libc::ISIG) == 0
+        }
+
+        /// Starts `in_the_terminal` in a process of its own and waits until it says that it is ready.
+        fn start(&self, ending: &str) -> (Child, impl Sized + use<>) {
+            let mut child = Command::new(env::current_exe().unwrap())
+                .args(["--exact", "terminal::tests::in_the_terminal", "--nocapture"])
+                .env(ENDING, ending)
+                .stdin(self.terminal.try_clone().unwrap())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
+            assert!(output.any(|line| line.unwrap().contains("ready")));
+            // The reader too, since the child writes more to it.
+            (child, output)
+        }
+
+        fn restored_within(&self, limit: Duration) -> bool {
+            let start = Instant::now();
+            while self.is_raw() && start.elapsed() < limit {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            !self.is_raw()
+        }
+    }
+
+    /// Not a test by itself: what the tests below run in a terminal.
+    #[test]
+    fn in_the_terminal() {
+        let Ok(ending) = env::var(ENDING) else { return };
+        let raw_mode = RawMode::enter().unwrap();
+        println!("ready");
+        let mut byte = [0];
+        // The test has looked at the mode when it types this.
+        io::stdin().read_exact(&mut byte).unwrap();
+        match ending.as_str() {
+            "drop" => drop(raw_mode),
+            "exit" => std::process::exit(7),
+            "abort" => std::process::abort(),
+            "seccomp" => {
+                seccomp::restrict(Thread::Vmm).unwrap();
+                // SAFETY: no filter allows this call, and it takes nothing.
+                unsafe { libc::syscall(libc::SYS_getppid) };
+            }
+            _ => std::thread::sleep(Duration::from_secs(60)),
+        }
+    }
+
+    fn ends_restored(ending: &str) -> std::process::ExitStatus {
+        let mut terminal = PseudoTerminal::open();
+        assert!(!terminal.is_raw());
+        let (mut child, _output) = terminal.start(ending);
+        assert!(terminal.is_raw());
+        // Ctrl-C is a byte like any other.
+        terminal.controller.write_all(&[3]).unwrap();
+        if ending == "kill" {
+            child.kill().unwrap();
+        }
+        let status = child.wait().unwrap();
+        assert!(terminal.restored_within(Duration::from_secs(5)), "{ending}");
+        status
+    }
+
+    #[test]
+    fn the_mode_is_restored_however_the_process_ends() {
+        assert!(ends_restored("drop").success());
+        assert_eq!(ends_restored("exit").code(), Some(7));
+        assert_eq!(ends_restored("abort").signal(), Some(libc::SIGABRT));
+        assert_eq!(ends_restored("kill").signal(), Some(libc::SIGKILL));
+        assert_eq!(ends_restored("seccomp").signal(), Some(libc::SIGSYS));
+    }
+
+    #[test]
+    fn nothing_but_a_terminal_is_a_terminal() {
+        let status = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "terminal::tests::in_the_terminal", "--nocapture"])
+            .env(ENDING, "drop")
+            .stdin(OpenOptions::new().read(true).open("/dev/null").unwrap())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert!(!status.status.success());
+        assert!(String::from_utf8_lossy(&status.stderr).contains("NotATerminal"));
+    }
 
     #[test]
     fn raw_mode_passes_every_byte() {
