@@ -109,15 +109,21 @@ impl fmt::Display for Rule {
 
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "arg{}", self.argument)?;
-        if let Some(mask) = self.mask {
-            write!(f, " & {mask:#x}")?;
-        }
-        write!(f, " {} ", self.operator)?;
-        if self.name.is_empty() {
-            write!(f, "{:#x}", self.value)
-        } else {
-            f.write_str(self.name)
+        match (self.mask, self.name) {
+            // What some bits have to be has a name, and the bits alone say nothing.
+            (Some(_), name) if !name.is_empty() => f.write_str(name),
+            (mask, name) => {
+                write!(f, "arg{}", self.argument)?;
+                if let Some(mask) = mask {
+                    write!(f, " & {mask:#x}")?;
+                }
+                write!(f, " {} ", self.operator)?;
+                if name.is_empty() {
+                    write!(f, "{:#x}", self.value)
+                } else {
+                    f.write_str(name)
+                }
+            }
         }
     }
 }

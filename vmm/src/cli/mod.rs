@@ -99,6 +99,9 @@ fn first_line(message: &str) -> String {
     let first = first.strip_prefix("error: ").unwrap_or(first);
     match (first.strip_suffix(':'), lines.next()) {
         (Some(first), Some(second)) => format!("{first}: {second}"),
+        (None, Some(values)) if values.starts_with("[possible values") => {
+            format!("{first} {values}")
+        }
         _ => first.to_owned(),
     }
 }
@@ -151,4 +154,29 @@ fn print(text: &str) -> u8 {
 fn report(message: &str) {
     let line = format!("airlock: {}\n", message.replace('\n', " "));
     let _ = io::stderr().write_all(line.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::first_line;
+    use clap::Parser;
+
+    fn message(arguments: &[&str]) -> String {
+        let line = super::CommandLine::try_parse_from([&["airlock"], arguments].concat());
+        first_line(&line.unwrap_err().to_string())
+    }
+
+    #[test]
+    fn one_line_says_what_is_wrong() {
+        assert_eq!(message(&["frob"]), "unrecognized subcommand 'frob'");
+        assert_eq!(
+            message(&["run", "--frob"]),
+            "unexpected argument '--frob' found"
+        );
+        assert_eq!(
+            message(&["seccomp", "print", "--thread", "x"]),
+            "invalid value 'x' for '--thread <KIND>' [possible values: vcpu, vmm]"
+        );
+        assert!(message(&["run", "--mem", "1M"]).ends_with("the guest needs at least 16M"));
+    }
 }
