@@ -1,0 +1,37 @@
+//! Memory: frames, the heap, a program's address space, and copies to and from it.
+
+mod address;
+pub mod areas;
+mod bytes;
+pub mod frame;
+#[cfg(target_os = "none")]
+pub mod heap;
+pub mod page_table;
+pub mod space;
+pub mod user;
+
+pub use address::{PAGE, PAGE_SIZE, PhysAddr, USER_END, page_ceil, page_floor, usize_from};
+pub use bytes::SharedBytes;
+pub use frame::{Content, Frame};
+pub use user::{UserPtr, UserReader, UserSlice, UserWriter};
+
+use crate::errno::Result;
+
+/// A page that a file or device offers for mapping.
+#[derive(Debug)]
+pub enum Page {
+    /// Part of the root image (guest-physical address): read-only memory that outlives everything.
+    Image(PhysAddr),
+    /// RAM, shared with the file.
+    Frame(Frame),
+}
+
+/// What can be mapped into programs: a file's pages.
+pub trait PageSource: Send + Sync {
+    /// The page at `index` (in pages from the file's start). `write` says that a shared mapping is
+    /// about to write to it, so that a hole must become a page and an image's page cannot serve.
+    ///
+    /// # Errors
+    /// EFAULT where the file has ended (the program gets SIGBUS), ENOMEM, EIO.
+    fn page(&self, index: u64, write: bool) -> Result<Page>;
+}
