@@ -18,6 +18,7 @@ mod loader;
 mod machine;
 mod memory;
 pub mod seccomp;
+mod statistics;
 pub mod terminal;
 pub mod trace;
 mod vcpu;

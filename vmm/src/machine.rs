@@ -80,6 +80,12 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // SAFETY: `memory` outlives the vCPUs: their threads have ended when it is dropped, and without
     // them nothing reads or writes through the slots. RAM is only accessed as volatile.
     unsafe { vm::add_slots(&kvm, &vm, &memory.slots)? };
+    let guest: Vec<_> = memory
+        .slots
+        .iter()
+        .filter(|slot| !slot.read_only)
+        .map(|slot| (slot.host, slot.host + slot.size))
+        .collect();
     log::debug!("{:?}: memory mapped", begin.elapsed());
 
     let (bus, mut events) = devices(&config, &vm, &memory, &vcpus, signals)?;
@@ -96,6 +102,9 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     log::debug!("{:?}: first vCPU may enter", begin.elapsed());
     events.run(&vcpus.ending, config.timeout);
     log::debug!("{:?}: machine ended", begin.elapsed());
+    if let Some(statistics) = &vcpus.statistics {
+        statistics.write(&guest).map_err(host("write the statistics of the run"))?;
+    }
     drop(threads);
     let unknown = vcpus.unknown_accesses();
     if unknown > 0 {
