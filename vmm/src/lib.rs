@@ -4,6 +4,7 @@
 
 pub mod config;
 mod error;
+pub mod strace;
 
 pub use config::{Config, KernelImage, Outcome, Piece, RootImage, StraceTarget};
 pub use error::Error;
