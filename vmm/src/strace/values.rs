@@ -396,7 +396,7 @@ pub fn of(call: &str, argument: &str) -> Option<Values> {
         ("prctl", "option") => PRCTL,
         ("arch_prctl", "option") => ARCH_PRCTL,
         ("socket" | "socketpair", "domain") => FAMILY,
-        ("socket" | "socketpair", "type") => SOCKET_TYPE,
+        ("socket" | "socketpair", "kind") => SOCKET_TYPE,
         ("accept4", "flags") => flags(names![SOCK_CLOEXEC, SOCK_NONBLOCK]),
         ("shutdown", "how") => Values::One(names![SHUT_RD, SHUT_WR, SHUT_RDWR]),
         ("sendto" | "recvfrom" | "sendmsg" | "recvmsg" | "sendmmsg" | "recvmmsg", "flags") => {
