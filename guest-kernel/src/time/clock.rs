@@ -2,7 +2,34 @@
 
 use super::{VVAR, monotonic_ns};
 
-/// A clock that needs nothing but its number.
+/// What a `clockid_t` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClockId {
+    /// A clock of the machine.
+    Shared(Clock),
+    /// A clock of CPU time.
+    Cpu(CpuClock),
+}
+
+impl ClockId {
+    /// The clock with this id.
+    pub const fn from_id(id: i32) -> Option<Self> {
+        Some(match id {
+            2 => Self::Cpu(CpuClock { pid: 0, thread: false, time: CpuTime::Scheduled }),
+            3 => Self::Cpu(CpuClock { pid: 0, thread: true, time: CpuTime::Scheduled }),
+            0.. => match Clock::from_id(id.cast_unsigned()) {
+                Some(clock) => Self::Shared(clock),
+                None => return None,
+            },
+            _ => match CpuClock::from_id(id) {
+                Some(clock) => Self::Cpu(clock),
+                None => return None,
+            },
+        })
+    }
+}
+
+/// A clock of the machine.
 ///
 /// `CLOCK_REALTIME_ALARM` and `CLOCK_BOOTTIME_ALARM` need a device that wakes the machine; as on every
 /// Linux machine without one, they do not exist.
@@ -12,10 +39,6 @@ pub enum Clock {
     Realtime,
     /// Time since boot.
     Monotonic,
-    /// CPU time of the process.
-    ProcessCpu,
-    /// CPU time of the thread.
-    ThreadCpu,
     /// Time since boot, never adjusted: the same as [`Self::Monotonic`], which is not either.
     MonotonicRaw,
     /// Time of day; as exact as [`Self::Realtime`], as there is no tick that it could be cheaper by.
@@ -35,8 +58,6 @@ impl Clock {
         Some(match id {
             0 => Self::Realtime,
             1 => Self::Monotonic,
-            2 => Self::ProcessCpu,
-            3 => Self::ThreadCpu,
             4 => Self::MonotonicRaw,
             5 => Self::RealtimeCoarse,
             6 => Self::MonotonicCoarse,
@@ -46,17 +67,9 @@ impl Clock {
         })
     }
 
-    /// Whether it follows the time of day.
+    /// Whether it follows the time of day; else it counts from boot.
     pub const fn is_realtime(self) -> bool {
         matches!(self, Self::Realtime | Self::RealtimeCoarse | Self::Tai)
-    }
-
-    /// Whether it counts from boot.
-    pub const fn is_monotonic(self) -> bool {
-        matches!(
-            self,
-            Self::Monotonic | Self::MonotonicRaw | Self::MonotonicCoarse | Self::Boottime
-        )
     }
 
     /// Whether a thread can sleep by it (`clock_nanosleep(2)`).
@@ -64,24 +77,19 @@ impl Clock {
         matches!(self, Self::Realtime | Self::Monotonic | Self::Boottime | Self::Tai)
     }
 
-    /// What it shows, in nanoseconds; `None` for the clocks of CPU time.
-    pub fn now(self) -> Option<u64> {
-        let offset = self.offset()?;
-        Some(monotonic_ns().wrapping_add(offset))
+    /// What it shows, in nanoseconds.
+    pub fn now(self) -> u64 {
+        monotonic_ns().wrapping_add(self.offset())
     }
 
-    /// Nanoseconds by which it is ahead of the monotonic clock; `None` for the clocks of CPU time.
-    pub fn offset(self) -> Option<u64> {
-        if self.is_realtime() {
-            Some(VVAR.realtime_offset())
-        } else {
-            self.is_monotonic().then_some(0)
-        }
+    /// Nanoseconds by which it is ahead of the monotonic clock.
+    pub fn offset(self) -> u64 {
+        if self.is_realtime() { VVAR.realtime_offset() } else { 0 }
     }
 }
 
-/// A clock of CPU time that belongs to a given process or thread (`clock_getcpuclockid(3)`), as its
-/// negative id says.
+/// A clock of CPU time: that of a process or thread (`clock_getcpuclockid(3)`), as its negative id
+/// says, or that of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuClock {
     /// Process or thread; 0 is the caller.
@@ -125,13 +133,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_clock_is_of_one_kind() {
-        for clock in (0..16).filter_map(Clock::from_id) {
-            let cpu = matches!(clock, Clock::ProcessCpu | Clock::ThreadCpu);
-            let kinds = [cpu, clock.is_realtime(), clock.is_monotonic()];
-            assert_eq!(kinds.iter().filter(|&&kind| kind).count(), 1, "{clock:?}");
-            assert_eq!(clock.now().is_none(), cpu);
+    fn ids_are_those_of_linux() {
+        let shared = |id| match ClockId::from_id(id) {
+            Some(ClockId::Shared(clock)) => Some(clock),
+            _ => None,
+        };
+        assert_eq!(shared(0), Some(Clock::Realtime));
+        assert_eq!(shared(7), Some(Clock::Boottime));
+        for unknown in [2, 3, 8, 9, 10, 12, i32::MAX, i32::MIN, -1] {
+            assert_eq!(shared(unknown), None, "{unknown}");
         }
+        let own = |thread| CpuClock { pid: 0, thread, time: CpuTime::Scheduled };
+        assert_eq!(ClockId::from_id(2), Some(ClockId::Cpu(own(false))));
+        assert_eq!(ClockId::from_id(3), Some(ClockId::Cpu(own(true))));
+        assert_eq!(ClockId::from_id(10), None);
     }
 
     #[test]

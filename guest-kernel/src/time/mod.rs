@@ -5,14 +5,18 @@
 //! * [`vdso`]: the code with which they do
 //! * [`clock`]: the clocks by their ids
 //! * [`timespec`]: times as programs write them
+//! * [`usage`]: CPU time
 
 pub mod clock;
 pub mod timespec;
 pub mod tsc;
+pub mod usage;
 pub mod vdso;
 pub mod vvar;
 
-pub use clock::Clock;
+pub use clock::{Clock, ClockId};
+
+use crate::errno::{Errno, Result};
 
 /// Nanoseconds in a second.
 pub const NANOSECONDS: u64 = 1_000_000_000;
@@ -31,4 +35,14 @@ pub fn monotonic_ns() -> u64 {
 /// Nanoseconds since 1970: `CLOCK_REALTIME`.
 pub fn realtime_ns() -> u64 {
     monotonic_ns().wrapping_add(VVAR.realtime_offset())
+}
+
+/// Sets the time of day.
+///
+/// # Errors
+/// EINVAL if the machine would have been started before 1970.
+pub fn set_realtime_ns(ns: u64) -> Result<()> {
+    let offset = ns.checked_sub(monotonic_ns()).ok_or(Errno::EINVAL)?;
+    VVAR.set_realtime_offset(offset);
+    Ok(())
 }

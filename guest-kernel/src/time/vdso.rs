@@ -41,8 +41,7 @@ const fn clocks(realtime_only: bool) -> u32 {
     let mut id = 0;
     while id < 32 {
         match Clock::from_id(id) {
-            Some(clock) if clock.is_realtime() => mask |= 1 << id,
-            Some(clock) if clock.is_monotonic() && !realtime_only => mask |= 1 << id,
+            Some(clock) if clock.is_realtime() || !realtime_only => mask |= 1 << id,
             _ => {}
         }
         id += 1;
