@@ -280,3 +280,154 @@ unsafe impl Plain for Tms {}
 unsafe impl Plain for Usage {}
 
 const _: () = assert!(size_of::<Usage>() == size_of::<linux_raw_sys::general::rusage>());
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::tsc::{self, Scale};
+    use std::sync::Once;
+
+    const BOOT: u64 = 1_790_000_000_123_456_789;
+    /// Not the program's: copies fail.
+    const KERNEL: u64 = 0xffff_8000_0000_0000;
+    /// A clock of the calling process, as `clock_getcpuclockid(0)` names it.
+    const OWN_PROCESS: i32 = !0 << 3 | 2;
+    /// A clock of the calling thread.
+    const OWN_THREAD: i32 = !0 << 3 | 6;
+
+    fn start_clocks() {
+        static START: Once = Once::new();
+        START.call_once(|| {
+            let scale = Scale::from_khz(2_600_000).unwrap();
+            VVAR.start(scale, tsc::read(), BOOT, true);
+        });
+    }
+
+    fn pointer<T>(value: &mut T) -> UserPtr<T> {
+        UserPtr::new((&raw mut *value).expose_provenance().try_into().unwrap())
+    }
+
+    fn null<T>() -> UserPtr<T> {
+        UserPtr::new(0)
+    }
+
+    fn bad<T>() -> UserPtr<T> {
+        UserPtr::new(KERNEL)
+    }
+
+    fn time_of(id: i32) -> u64 {
+        let mut time = Timespec::default();
+        clock_gettime(id, pointer(&mut time)).unwrap();
+        time.to_ns().unwrap()
+    }
+
+    #[test]
+    fn clocks_show_the_time_since_boot_or_of_day() {
+        start_clocks();
+        for (id, offset) in [(0, BOOT), (1, 0), (4, 0), (5, BOOT), (6, 0), (7, 0), (11, BOOT)] {
+            let before = time::monotonic_ns();
+            let now = time_of(id) - offset;
+            assert!(before <= now && now <= time::monotonic_ns(), "{id}");
+        }
+        let mut time = Timeval::default();
+        let mut zone = Timezone { minutes_west: 7, dst: 7 };
+        gettimeofday(pointer(&mut time), pointer(&mut zone)).unwrap();
+        let seconds = super::time(null()).unwrap();
+        assert!(time.tv_sec <= seconds && 1_790_000_000 <= time.tv_sec);
+        assert_eq!(zone, Timezone { minutes_west: 0, dst: 0 });
+        assert_eq!(gettimeofday(null(), null()), Ok(()));
+        let mut stored = 0;
+        let returned = super::time(pointer(&mut stored)).unwrap();
+        assert_eq!(stored, returned);
+        assert!(seconds <= returned);
+        assert!(times(null()).unwrap() <= time::monotonic_ns() / 10_000_000);
+    }
+
+    #[test]
+    fn clocks_that_do_not_exist_are_invalid() {
+        for id in [8, 9, 10, 12, 99, i32::MAX, -1, -5] {
+            assert_eq!(clock_gettime(id, bad()), Err(Errno::EINVAL), "{id}");
+            assert_eq!(clock_getres(id, null()), Err(Errno::EINVAL), "{id}");
+            assert_eq!(clock_settime(id, bad()), Err(Errno::EINVAL), "{id}");
+            assert_eq!(clock_nanosleep(id, 0, bad(), null()), Err(Errno::EINVAL), "{id}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_kernel_fault() {
+        start_clocks();
+        assert_eq!(clock_gettime(0, bad()), Err(Errno::EFAULT));
+        assert_eq!(clock_getres(0, bad()), Err(Errno::EFAULT));
+        assert_eq!(clock_settime(0, bad()), Err(Errno::EFAULT));
+        assert_eq!(gettimeofday(bad(), null()), Err(Errno::EFAULT));
+        assert_eq!(gettimeofday(null(), bad()), Err(Errno::EFAULT));
+        assert_eq!(settimeofday(bad(), null()), Err(Errno::EFAULT));
+        assert_eq!(settimeofday(null(), bad()), Err(Errno::EFAULT));
+        assert_eq!(super::time(bad()), Err(Errno::EFAULT));
+        assert_eq!(nanosleep(bad(), null()), Err(Errno::EFAULT));
+        assert_eq!(clock_nanosleep(0, 0, bad(), null()), Err(Errno::EFAULT));
+        assert_eq!(getrusage(2, bad()), Err(Errno::EINVAL));
+        assert_eq!(getrusage(-1, bad()), Err(Errno::EFAULT));
+    }
+
+    #[test]
+    fn the_resolution_is_a_nanosecond() {
+        for id in [0, 1, 2, 3, 4, 5, 6, 7, 11, OWN_PROCESS, OWN_THREAD] {
+            let mut resolution = Timespec::default();
+            clock_getres(id, pointer(&mut resolution)).unwrap();
+            assert_eq!(resolution, Timespec { tv_sec: 0, tv_nsec: 1 });
+            assert_eq!(clock_getres(id, null()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn only_the_time_of_day_can_be_set() {
+        for id in [1, 2, 3, 4, 5, 6, 7, 11] {
+            assert_eq!(clock_settime(id, bad()), Err(Errno::EINVAL), "{id}");
+        }
+        assert_eq!(clock_settime(OWN_PROCESS, bad()), Err(Errno::EPERM));
+        for (tv_sec, tv_nsec) in [(-1, 0), (0, -1), (0, 1_000_000_000), (i64::MAX, 0)] {
+            let mut time = Timespec { tv_sec, tv_nsec };
+            assert_eq!(clock_settime(0, pointer(&mut time)), Err(Errno::EINVAL));
+            let mut time = Timeval { tv_sec, tv_usec: tv_nsec };
+            assert_eq!(settimeofday(pointer(&mut time), null()), Err(Errno::EINVAL));
+        }
+    }
+
+    #[test]
+    fn sleeping_takes_as_long_as_was_asked() {
+        start_clocks();
+        let mut request = Timespec { tv_sec: 0, tv_nsec: 3_000_000 };
+        let start = time::monotonic_ns();
+        nanosleep(pointer(&mut request), bad()).unwrap();
+        assert!(time::monotonic_ns() >= start + 3_000_000);
+        for id in [0, 1, 7, 11] {
+            let target = time_of(id) + 2_000_000;
+            let mut until = Timespec::from_ns(target);
+            clock_nanosleep(id, TIMER_ABSTIME, pointer(&mut until), bad()).unwrap();
+            assert!(time_of(id) >= target);
+            let mut past = Timespec::from_ns(1);
+            clock_nanosleep(id, TIMER_ABSTIME, pointer(&mut past), bad()).unwrap();
+            clock_nanosleep(id, 0, pointer(&mut past), bad()).unwrap();
+        }
+    }
+
+    #[test]
+    fn sleeps_that_cannot_be_are_refused() {
+        start_clocks();
+        for id in [3, 4, 5, 6] {
+            assert_eq!(clock_nanosleep(id, 0, bad(), null()), Err(Errno::EOPNOTSUPP), "{id}");
+        }
+        let mut request = Timespec { tv_sec: 0, tv_nsec: 1 };
+        let own_thread = clock_nanosleep(OWN_THREAD, 0, pointer(&mut request), null());
+        assert_eq!(own_thread, Err(Errno::EINVAL));
+        for (tv_sec, tv_nsec) in [(-1, 0), (0, -1), (0, 1_000_000_000)] {
+            let mut request = Timespec { tv_sec, tv_nsec };
+            assert_eq!(nanosleep(pointer(&mut request), null()), Err(Errno::EINVAL));
+            for flags in [0, TIMER_ABSTIME] {
+                let slept = clock_nanosleep(1, flags, pointer(&mut request), null());
+                assert_eq!(slept, Err(Errno::EINVAL));
+            }
+        }
+    }
+}
