@@ -2,21 +2,28 @@
 //!
 //! [`run`] takes a [`Config`] and returns how the program ended, as an [`Outcome`].
 
+mod boot;
+mod bus;
 pub mod config;
+mod cpuid;
+mod devices;
+pub mod embedded;
+mod ending;
 mod error;
+mod event_loop;
+mod exits;
+pub mod image;
+mod interrupts;
+mod loader;
+mod machine;
+mod memory;
+pub mod seccomp;
 pub mod strace;
+pub mod terminal;
+pub mod trace;
+mod vcpu;
+mod vm;
 
 pub use config::{Config, KernelImage, Outcome, Piece, RootImage, StraceTarget};
 pub use error::Error;
-
-/// Runs a program in a microVM until it, the user or a limit ends the machine.
-///
-/// Everything that the guest was told is written has been written when this returns.
-///
-/// # Errors
-///
-/// Whenever the fault is Airlock's, the host's or the guest kernel's, not the program's.
-pub fn run(config: Config) -> Result<Outcome, Error> {
-    drop(config);
-    Err(Error::Unfinished)
-}
+pub use machine::run;

@@ -225,7 +225,8 @@ impl Timezone {
     }
 
     const fn to_word(self) -> u64 {
-        let ([a, b, c, d], [e, f, g, h]) = (self.minutes_west.to_le_bytes(), self.dst.to_le_bytes());
+        let ([a, b, c, d], [e, f, g, h]) =
+            (self.minutes_west.to_le_bytes(), self.dst.to_le_bytes());
         u64::from_le_bytes([a, b, c, d, e, f, g, h])
     }
 }

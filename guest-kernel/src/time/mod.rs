@@ -46,3 +46,11 @@ pub fn set_realtime_ns(ns: u64) -> Result<()> {
     VVAR.set_realtime_offset(offset);
     Ok(())
 }
+
+/// Starts the clocks: the TSC ticks at `khz`, and at the reading `tsc` the time of day was
+/// `realtime_ns`.
+pub fn start(khz: u64, tsc: u64, realtime_ns: u64) {
+    if let Some(scale) = tsc::Scale::from_khz(khz) {
+        VVAR.start(scale, tsc, realtime_ns, true);
+    }
+}

@@ -29,15 +29,7 @@ use airlock_abi::trace::Kind;
 use record::Record;
 
 use crate::config::StraceTarget;
-
-/// What the console device hands the bytes of the trace port to.
-pub trait TraceSink {
-    /// Takes one buffer: whole records.
-    ///
-    /// # Errors
-    /// When what the records become cannot be written.
-    fn records(&mut self, bytes: &[u8]) -> io::Result<()>;
-}
+use crate::trace::TraceSink;
 
 /// Lines that are held back before they are written; a buffer of records rarely makes more.
 const BATCH: usize = 32 * 1024;
@@ -103,7 +95,7 @@ impl<W: Write> Strace<W> {
     }
 }
 
-impl<W: Write> TraceSink for Strace<W> {
+impl<W: Write + Send> TraceSink for Strace<W> {
     fn records(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let Some(record) = Record::take(&mut bytes) else {

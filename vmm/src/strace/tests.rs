@@ -5,8 +5,9 @@ mod real_strace;
 use airlock_abi::syscalls;
 use airlock_abi::trace::{Kind, MAX_RECORD};
 
+use super::Strace;
 use super::record::tests::record;
-use super::{Strace, TraceSink};
+use crate::trace::TraceSink;
 
 fn trace(bytes: &[u8]) -> String {
     let mut strace = Strace::new(Vec::new());
