@@ -63,6 +63,7 @@ SECTIONS {{
         page_tables = .;
         kernel_pml4 = .; {pml4}
         direct_map_pdpt = .; {direct_map}
+        direct_map_pds = .; {direct_map_pds}
         image_pdpt = .; {image_pdpt}
         image_pd = .; {image_pd}
         image_pt = .; {image_pt}
@@ -86,6 +87,7 @@ SECTIONS {{
         idt = idt(),
         pml4 = pml4(),
         direct_map = direct_map(),
+        direct_map_pds = direct_map_pds(),
         image_pdpt = table(&[(510, "image_pd - image_offset".into(), PRESENT | WRITABLE | ACCESSED)]),
         image_pd = table(&[
             (0, "image_pt - image_offset".into(), PRESENT | WRITABLE | ACCESSED),
@@ -117,11 +119,28 @@ fn pml4() -> String {
     ])
 }
 
-/// 512 GiB of physical memory in pages of 1 GiB, never executable.
+/// GiBs of physical memory that the direct map has from the start: the first (the kernel, and RAM),
+/// the fourth (devices) and the root image's. `memory::direct_map` adds what else there is.
+const DIRECT_GIBS: [usize; 3] = [0, 3, 256];
+
 fn direct_map() -> String {
-    (0..512u64).fold(String::new(), |mut text, index| {
-        let flags = PRESENT | WRITABLE | ACCESSED | DIRTY | LARGE | GLOBAL | NO_EXECUTE;
-        write!(text, "QUAD({:#x}) ", index << 30 | flags).expect("a string grows");
+    let entries: Vec<_> = DIRECT_GIBS
+        .iter()
+        .enumerate()
+        .map(|(number, &gib)| {
+            let address = format!("direct_map_pds + {} - image_offset", number * 4096);
+            (gib, address, PRESENT | WRITABLE | ACCESSED)
+        })
+        .collect();
+    table(&entries)
+}
+
+/// Pages of 2 MiB, never executable: not every processor has pages of 1 GiB.
+fn direct_map_pds() -> String {
+    let flags = PRESENT | WRITABLE | ACCESSED | DIRTY | LARGE | GLOBAL | NO_EXECUTE;
+    let entries = DIRECT_GIBS.iter().flat_map(|&gib| (0..512).map(move |page| (gib as u64) << 30 | page << 21));
+    entries.fold(String::new(), |mut text, address| {
+        write!(text, "QUAD({:#x}) ", address | flags).expect("a string grows");
         text
     })
 }

@@ -116,11 +116,11 @@ fn check_cpus(kvm: &Kvm, wanted: u8) -> Result<(), Error> {
 }
 
 /// Entropy for the guest.
-fn seed() -> Result<[u8; 32], Error> {
-    let mut seed = [0; 32];
+fn seed() -> Result<[u8; 96], Error> {
+    let mut seed = [0; 96];
     // SAFETY: the buffer is writable for its length. Requests of up to 256 bytes are never cut short
     // (getrandom(2)).
-    let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
+    let filled = unsafe { libc::syscall(libc::SYS_getrandom, seed.as_mut_ptr(), seed.len(), 0) };
     if usize::try_from(filled) != Ok(seed.len()) {
         return Err(host("get random bytes")(io::Error::last_os_error()));
     }

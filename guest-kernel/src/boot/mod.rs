@@ -107,7 +107,11 @@ pub fn start(info: &'static BootInfo) -> ! {
     FLAGS.store(info.flags, Ordering::Relaxed);
     CPUS.store(info.cpus, Ordering::Relaxed);
     *COMMAND_LINE.lock() = bytes(info.command_line);
-    let ranges = info.free.map(|range| (range.start, range.start + range.len));
+    let mut ranges = info.free.map(|range| (range.start, range.start + range.len));
+    let image = (info.root_image.start, info.root_image.start + info.root_image.len);
+    let needed = [ranges[0], ranges[1], image];
+    // SAFETY: the tables for what is not mapped yet come out of the first range, below 1 GiB.
+    unsafe { crate::arch::paging::extend_direct_map(needed, &mut ranges[0].0) };
     // SAFETY: the VMM says that this RAM is unused and zero, and this is the first use of frames.
     unsafe { frame::init(ranges) };
     time::start(info.tsc_khz, info.tsc, info.realtime_ns);

@@ -5,7 +5,7 @@
 
 #[cfg(target_os = "none")]
 mod deliver;
-mod handlers;
+pub mod handlers;
 mod memory;
 mod process;
 mod time;

@@ -6,6 +6,7 @@ pub mod copy;
 pub mod cpu;
 pub mod entry;
 pub mod frame;
+pub mod paging;
 pub mod probe;
 pub mod serial;
 mod trap;

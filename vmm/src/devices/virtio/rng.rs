@@ -21,7 +21,7 @@ pub struct Rng;
 /// Fills a buffer with random bytes; returns how many it got.
 fn fill(buffer: &mut [u8]) -> usize {
     // SAFETY: the buffer is writable for its length.
-    let filled = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
+    let filled = unsafe { libc::syscall(libc::SYS_getrandom, buffer.as_mut_ptr(), buffer.len(), 0) };
     usize::try_from(filled).unwrap_or(0)
 }
 
