@@ -493,6 +493,35 @@ pub fn by_number32(number: u32) -> Option<&'static SystemCall> {
     LIST.iter().find(|call| call.number32 == Some(number))
 }
 
+/// The SYSCALL number of the call with this name, for constants.
+///
+/// # Panics
+/// If there is none, which the compiler then says.
+pub const fn number(name: &str) -> u32 {
+    let mut index = 0;
+    while index < LIST.len() {
+        if equal(LIST[index].name.as_bytes(), name.as_bytes()) {
+            return LIST[index].number;
+        }
+        index += 1;
+    }
+    panic!("no such system call");
+}
+
+const fn equal(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut index = 0;
+    while index < one.len() {
+        if one[index] != other[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
+}
+
 /// The call with this name.
 pub fn by_name(name: &str) -> Option<&'static SystemCall> {
     LIST.iter().find(|call| call.name == name)

@@ -9,7 +9,7 @@ use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
 use crate::memory::areas::{Backing, FileLabel, Label, Protection};
 use crate::memory::space::{AddressSpace, Mapping, Placement};
-use crate::memory::{PAGE, PAGE_SIZE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
+use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
 use crate::process::{self, Process, Program};
 use crate::{drivers, fs, log, random, time};
 use airlock_abi::boot::{BootInfo, Range, flags};

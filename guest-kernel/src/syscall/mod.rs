@@ -9,7 +9,7 @@ pub mod handlers;
 mod memory;
 mod process;
 mod time;
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
 mod trace;
 
 use crate::errno::{Errno, Result};

@@ -56,32 +56,6 @@ const fn clocks(realtime_only: bool) -> u32 {
     mask
 }
 
-/// The number of a system call.
-const fn number(name: &str) -> u32 {
-    let mut index = 0;
-    while index < syscalls::LIST.len() {
-        if equal(syscalls::LIST[index].name.as_bytes(), name.as_bytes()) {
-            return syscalls::LIST[index].number;
-        }
-        index += 1;
-    }
-    panic!("no such system call");
-}
-
-const fn equal(one: &[u8], other: &[u8]) -> bool {
-    if one.len() != other.len() {
-        return false;
-    }
-    let mut index = 0;
-    while index < one.len() {
-        if one[index] != other[index] {
-            return false;
-        }
-        index += 1;
-    }
-    true
-}
-
 /// The hash of the System V ABI, which version definitions carry.
 const fn elf_hash(name: &str) -> u32 {
     let name = name.as_bytes();
@@ -134,9 +108,9 @@ core::arch::global_asm!(
     CLOCKS = const clocks(false),
     REALTIME_CLOCKS = const clocks(true),
     RECIPROCAL = const (1_u128 << 75).div_ceil((NANOSECONDS >> 9) as u128),
-    NR_CLOCK_GETTIME = const number("clock_gettime"),
-    NR_CLOCK_GETRES = const number("clock_getres"),
-    NR_GETTIMEOFDAY = const number("gettimeofday"),
-    NR_TIME = const number("time"),
-    NR_GETCPU = const number("getcpu"),
+    NR_CLOCK_GETTIME = const syscalls::number("clock_gettime"),
+    NR_CLOCK_GETRES = const syscalls::number("clock_getres"),
+    NR_GETTIMEOFDAY = const syscalls::number("gettimeofday"),
+    NR_TIME = const syscalls::number("time"),
+    NR_GETCPU = const syscalls::number("getcpu"),
 );
