@@ -19,6 +19,7 @@ mod machine;
 mod memory;
 pub mod seccomp;
 mod statistics;
+pub mod strace;
 pub mod terminal;
 pub mod trace;
 mod vcpu;
