@@ -8,6 +8,7 @@ pub mod config;
 mod cpuid;
 mod devices;
 mod ending;
+mod entropy;
 mod error;
 mod event_loop;
 mod exits;

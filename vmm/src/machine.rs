@@ -22,6 +22,7 @@ use crate::devices::virtio::console::{Console, Files};
 use crate::devices::virtio::memory::DeviceMemory;
 use crate::devices::virtio::mmio::Transport;
 use crate::devices::virtio::rng::Rng;
+use crate::entropy;
 use crate::error::Error;
 use crate::event_loop::{EventLoop, Shared, SignalFile, window_size};
 use crate::interrupts;
@@ -118,12 +119,8 @@ fn check_cpus(kvm: &Kvm, wanted: u8) -> Result<(), Error> {
 /// Entropy for the guest.
 fn seed() -> Result<[u8; 32], Error> {
     let mut seed = [0; 32];
-    // SAFETY: the buffer is writable for its length. Requests of up to 256 bytes are never cut short
-    // (getrandom(2)).
-    let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    if usize::try_from(filled) != Ok(seed.len()) {
-        return Err(host("get random bytes")(io::Error::last_os_error()));
-    }
+    // Requests of up to 256 bytes are never cut short (getrandom(2)).
+    entropy::fill(&mut seed).map_err(host("get random bytes"))?;
     Ok(seed)
 }
 
