@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::BootBlock;
@@ -173,14 +173,14 @@ fn devices(
 /// The vCPU threads; dropping this ends them.
 struct Threads {
     vcpus: Arc<Vcpus>,
-    handles: Vec<JoinHandle<()>>,
+    handles: Vec<JoinHandle<Option<VcpuFd>>>,
 }
 
 impl Threads {
     fn spawn(
         &mut self,
         name: String,
-        body: impl FnOnce(&Vcpus) + Send + 'static,
+        body: impl FnOnce(&Vcpus) -> Option<VcpuFd> + Send + 'static,
     ) -> Result<(), Error> {
         let vcpus = Arc::clone(&self.vcpus);
         let builder = thread::Builder::new().name(name).stack_size(VCPU_STACK);
