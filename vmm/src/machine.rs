@@ -28,6 +28,7 @@ use crate::event_loop::{EventLoop, Shared, SignalFile, window_size};
 use crate::interrupts;
 use crate::loader::Kernel;
 use crate::memory::{GuestMemory, KernelBytes};
+use crate::seccomp::{self, Thread};
 use crate::vcpu::{Boot, Vcpus};
 use crate::vm;
 
@@ -42,7 +43,8 @@ fn host(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 
 /// Runs a program in a microVM until it, the user or a limit ends the machine.
 ///
-/// Everything that the guest was told is written has been written when this returns.
+/// Everything that the guest was told is written has been written when this returns. The calling
+/// thread is confined by then (`seccomp/vmm.json`): little more is left to it than to end the process.
 ///
 /// # Errors
 ///
@@ -66,7 +68,7 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // From here on the signals that end the machine are this function's to handle, in every thread.
     let signals = SignalFile::new(config.terminal).map_err(host("watch for signals"))?;
     let boot_info = BootBlock::address_after(kernel.end());
-    let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || Ok(()));
+    let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || confine(Thread::Vcpu));
     let vcpus = Arc::new(vcpus.map_err(host("prepare vCPU threads"))?);
     let mut threads = Threads { vcpus: Arc::clone(&vcpus), handles: Vec::new() };
     let to_first = threads.spawn_first(&kvm)?;
@@ -93,6 +95,7 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     {
         return Err(crate::memory::MemoryError::TooSmall { size: config.memory, needed }.into());
     }
+    confine(Thread::Vmm)?;
     vcpus.start(Boot { block, memory, bus });
     log::debug!("{:?}: first vCPU may enter", begin.elapsed());
     events.run(&vcpus.ending, config.timeout);
@@ -114,6 +117,12 @@ fn check_cpus(kvm: &Kvm, wanted: u8) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Takes from the calling thread, for good, every system call that its kind does not need.
+fn confine(thread: Thread) -> Result<(), Error> {
+    seccomp::restrict(thread)
+        .map_err(|error| Error::Seccomp { thread: thread.name(), reason: error.to_string() })
 }
 
 /// Entropy for the guest.
