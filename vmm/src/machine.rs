@@ -70,11 +70,12 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     let boot_info = BootBlock::address_after(kernel.end());
     let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || confine(Thread::Vcpu));
     let vcpus = Arc::new(vcpus.map_err(host("prepare vCPU threads"))?);
-    let mut threads = Threads { vcpus: Arc::clone(&vcpus), handles: Vec::new() };
-    let to_first = threads.spawn_first(&kvm)?;
+    let mut threads = Threads::new(Arc::clone(&vcpus), Arc::clone(&kvm));
+    let to_first = threads.spawn_first()?;
     log::debug!("{:?}: first thread started", begin.elapsed());
 
     let vm = Arc::new(vm::create(&kvm)?);
+    threads.vm = Some(Arc::clone(&vm));
     // The thread listens until it has heard.
     let _ = to_first.send(Arc::clone(&vm));
     log::debug!("{:?}: machine created", begin.elapsed());
@@ -87,7 +88,7 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
 
     let (bus, mut events) = devices(&config, &vm, &memory, &vcpus, signals)?;
     log::debug!("{:?}: devices made", begin.elapsed());
-    threads.spawn_secondaries(&kvm, &vm, config.cpus)?;
+    threads.spawn_secondaries(&vm, config.cpus)?;
 
     let block = BootBlock::new(&config, &memory, boot_info, bus.windows.len(), seed()?);
     if let Some(needed) =
@@ -180,12 +181,20 @@ fn devices(
 }
 
 /// The vCPU threads; dropping this ends them.
+///
+/// It shares what they share, so that none of them is the last to drop, and so to close, any of it.
 struct Threads {
     vcpus: Arc<Vcpus>,
+    kvm: Arc<Kvm>,
+    vm: Option<Arc<VmFd>>,
     handles: Vec<JoinHandle<Option<VcpuFd>>>,
 }
 
 impl Threads {
+    const fn new(vcpus: Arc<Vcpus>, kvm: Arc<Kvm>) -> Self {
+        Self { vcpus, kvm, vm: None, handles: Vec::new() }
+    }
+
     fn spawn(
         &mut self,
         name: String,
@@ -199,18 +208,18 @@ impl Threads {
     }
 
     /// The thread of the first vCPU, which waits for the machine.
-    fn spawn_first(&mut self, kvm: &Arc<Kvm>) -> Result<SyncSender<Arc<VmFd>>, Error> {
+    fn spawn_first(&mut self) -> Result<SyncSender<Arc<VmFd>>, Error> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let kvm = Arc::clone(kvm);
+        let kvm = Arc::clone(&self.kvm);
         self.spawn("vcpu0".to_owned(), move |vcpus| vcpus.run_first(&kvm, &receiver))?;
         Ok(sender)
     }
 
     /// The threads of the other vCPUs; returns when all of them are confined.
-    fn spawn_secondaries(&mut self, kvm: &Arc<Kvm>, vm: &Arc<VmFd>, cpus: u8) -> Result<(), Error> {
+    fn spawn_secondaries(&mut self, vm: &Arc<VmFd>, cpus: u8) -> Result<(), Error> {
         let (ready, readiness) = mpsc::sync_channel(usize::from(cpus));
         for index in 1..cpus {
-            let (kvm, vm, ready) = (Arc::clone(kvm), Arc::clone(vm), ready.clone());
+            let (kvm, vm, ready) = (Arc::clone(&self.kvm), Arc::clone(vm), ready.clone());
             self.spawn(format!("vcpu{index}"), move |vcpus| {
                 vcpus.run_secondary(&kvm, &vm, index, &ready)
             })?;
