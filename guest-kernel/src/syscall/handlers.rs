@@ -4,3 +4,4 @@
 pub use super::deliver::deliver_signals;
 pub use super::memory::*;
 pub use super::process::*;
+pub use super::time::*;

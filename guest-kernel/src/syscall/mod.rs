@@ -8,7 +8,8 @@ mod deliver;
 pub mod handlers;
 mod memory;
 mod process;
-#[cfg(target_os = "none")]
+mod time;
+#[cfg(any(test, target_os = "none"))]
 mod trace;
 
 use crate::errno::{Errno, Result};
