@@ -10,6 +10,7 @@ mod cpuid;
 mod devices;
 pub mod embedded;
 mod ending;
+mod entropy;
 mod error;
 mod event_loop;
 mod exits;

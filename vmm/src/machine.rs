@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::BootBlock;
@@ -22,11 +22,13 @@ use crate::devices::virtio::console::{Console, Files};
 use crate::devices::virtio::memory::DeviceMemory;
 use crate::devices::virtio::mmio::Transport;
 use crate::devices::virtio::rng::Rng;
+use crate::entropy;
 use crate::error::Error;
 use crate::event_loop::{EventLoop, Shared, SignalFile, window_size};
 use crate::interrupts;
 use crate::loader::Kernel;
 use crate::memory::{GuestMemory, KernelBytes};
+use crate::seccomp::{self, Thread};
 use crate::vcpu::{Boot, Vcpus};
 use crate::vm;
 
@@ -41,7 +43,8 @@ fn host(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 
 /// Runs a program in a microVM until it, the user or a limit ends the machine.
 ///
-/// Everything that the guest was told is written has been written when this returns.
+/// Everything that the guest was told is written has been written when this returns. The calling
+/// thread is confined by then (`seccomp/vmm.json`): little more is left to it than to end the process.
 ///
 /// # Errors
 ///
@@ -65,7 +68,7 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // From here on the signals that end the machine are this function's to handle, in every thread.
     let signals = SignalFile::new(config.terminal).map_err(host("watch for signals"))?;
     let boot_info = BootBlock::address_after(kernel.end());
-    let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || Ok(()));
+    let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || confine(Thread::Vcpu));
     let vcpus = Arc::new(vcpus.map_err(host("prepare vCPU threads"))?);
     let mut threads = Threads { vcpus: Arc::clone(&vcpus), handles: Vec::new() };
     let to_first = threads.spawn_first(&kvm)?;
@@ -92,6 +95,7 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     {
         return Err(crate::memory::MemoryError::TooSmall { size: config.memory, needed }.into());
     }
+    confine(Thread::Vmm)?;
     vcpus.start(Boot { block, memory, bus });
     log::debug!("{:?}: first vCPU may enter", begin.elapsed());
     events.run(&vcpus.ending, config.timeout);
@@ -115,15 +119,17 @@ fn check_cpus(kvm: &Kvm, wanted: u8) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes from the calling thread, for good, every system call that its kind does not need.
+fn confine(thread: Thread) -> Result<(), Error> {
+    seccomp::restrict(thread)
+        .map_err(|error| Error::Seccomp { thread: thread.name(), reason: error.to_string() })
+}
+
 /// Entropy for the guest.
 fn seed() -> Result<[u8; 32], Error> {
     let mut seed = [0; 32];
-    // SAFETY: the buffer is writable for its length. Requests of up to 256 bytes are never cut short
-    // (getrandom(2)).
-    let filled = unsafe { libc::getrandom(seed.as_mut_ptr().cast(), seed.len(), 0) };
-    if usize::try_from(filled) != Ok(seed.len()) {
-        return Err(host("get random bytes")(io::Error::last_os_error()));
-    }
+    // Requests of up to 256 bytes are never cut short (getrandom(2)).
+    entropy::fill(&mut seed).map_err(host("get random bytes"))?;
     Ok(seed)
 }
 
@@ -176,14 +182,14 @@ fn devices(
 /// The vCPU threads; dropping this ends them.
 struct Threads {
     vcpus: Arc<Vcpus>,
-    handles: Vec<JoinHandle<()>>,
+    handles: Vec<JoinHandle<Option<VcpuFd>>>,
 }
 
 impl Threads {
     fn spawn(
         &mut self,
         name: String,
-        body: impl FnOnce(&Vcpus) + Send + 'static,
+        body: impl FnOnce(&Vcpus) -> Option<VcpuFd> + Send + 'static,
     ) -> Result<(), Error> {
         let vcpus = Arc::clone(&self.vcpus);
         let builder = thread::Builder::new().name(name).stack_size(VCPU_STACK);

@@ -192,30 +192,43 @@ impl Vcpus {
     }
 
     /// Body of the first vCPU's thread. The machine comes through `vm` once it exists.
-    pub fn run_first(&self, kvm: &Kvm, vm: &Receiver<Arc<VmFd>>) {
+    ///
+    /// The vCPU is returned, so that the threads of vCPUs need not be allowed to close it.
+    pub fn run_first(&self, kvm: &Kvm, vm: &Receiver<Arc<VmFd>>) -> Option<VcpuFd> {
         let result = supported_leaves(kvm).and_then(|leaves| {
             let _ = self.leaves.set(leaves);
             // The main thread drops the sender only if the machine could not be made.
-            let Ok(vm) = vm.recv() else { return Ok(()) };
-            self.run(kvm, &vm, 0, || {})
+            match vm.recv() {
+                Ok(vm) => self.run(kvm, &vm, 0, || {}).map(Some),
+                Err(_) => Ok(None),
+            }
         });
-        if let Err(error) = result {
+        self.check(result)
+    }
+
+    fn check(&self, result: Result<Option<VcpuFd>, Error>) -> Option<VcpuFd> {
+        result.unwrap_or_else(|error| {
             self.ending.end(Err(error));
-        }
+            None
+        })
     }
 
     /// Body of another vCPU's thread; `ready` hears when it is confined.
-    pub fn run_secondary(&self, kvm: &Kvm, vm: &VmFd, index: u8, ready: &SyncSender<()>) {
+    pub fn run_secondary(
+        &self,
+        kvm: &Kvm,
+        vm: &VmFd,
+        index: u8,
+        ready: &SyncSender<()>,
+    ) -> Option<VcpuFd> {
         let result = self.run(kvm, vm, index, || {
             // The main thread waits for this, so the channel has room and someone to listen.
             let _ = ready.send(());
         });
-        if let Err(error) = result {
-            self.ending.end(Err(error));
-        }
+        self.check(result.map(Some))
     }
 
-    fn run(&self, kvm: &Kvm, vm: &VmFd, index: u8, ready: impl FnOnce()) -> Result<(), Error> {
+    fn run(&self, kvm: &Kvm, vm: &VmFd, index: u8, ready: impl FnOnce()) -> Result<VcpuFd, Error> {
         let slot = &self.slots[usize::from(index)];
         let failed = |doing| move |error: kvm_ioctls::Error| vm::explain(kvm, doing, error.into());
         let mut vcpu = vm.create_vcpu(u64::from(index)).map_err(failed("create a vCPU"))?;
@@ -249,7 +262,7 @@ impl Vcpus {
             Ok(())
         });
         *slot.kick.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        result
+        result.map(|()| vcpu)
     }
 
     fn set_registers(&self, vcpu: &VcpuFd, index: u8) -> Result<(), kvm_ioctls::Error> {

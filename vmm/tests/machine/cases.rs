@@ -82,6 +82,7 @@ fn embedded(image: &[u8]) -> &'static [u8] {
 /// The child's part: `--guest NAME [key=value]...`.
 pub fn run_guest(arguments: &[String]) -> ExitCode {
     let (name, options) = arguments.split_first().expect("the name of a guest");
+    env_logger::init();
     let image = kernel::image(code(name));
     let mut config = Config {
         memory: 16 << 20,
