@@ -90,8 +90,8 @@ impl From<ThreadKind> for Thread {
 /// Options of `airlock run`.
 #[derive(Args, Debug)]
 pub struct RunOptions {
-    /// Memory of the guest, with K, M or G; what is not used costs nothing
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = memory)]
+    /// Memory of the guest, with K, M or G; the host gives what the program uses
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory)]
     pub mem: u64,
     /// Number of virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS))]

@@ -79,7 +79,7 @@ fn the_filters_allow_few_calls() {
 }
 
 #[test]
-fn nothing_that_reaches_files_processes_or_the_network_is_allowed() {
+fn nothing_that_reaches_memory_files_processes_or_the_network_is_allowed() {
     let calls = all_calls();
     for call in [
         "open",
@@ -101,6 +101,9 @@ fn nothing_that_reaches_files_processes_or_the_network_is_allowed() {
         "unlink",
         "rename",
         "chmod",
+        "mmap",
+        "brk",
+        "mremap",
         "mprotect",
         "userfaultfd",
         "memfd_create",
