@@ -287,7 +287,7 @@ fn table(figures: &[Figure]) -> String {
             _ => String::new(),
         };
         // Writing to a string cannot fail.
-        drop(writeln!(text, "{:width$}  {:>12}  {:<12}  {bound:>8}{verdict}", figure.name, shown(figure.value), figure.unit));
+        let _ = writeln!(text, "{:width$}  {:>12}  {:<12}  {bound:>8}{verdict}", figure.name, shown(figure.value), figure.unit);
     }
     text
 }
