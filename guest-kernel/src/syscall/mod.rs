@@ -232,8 +232,8 @@ mod dispatch {
     }
 
     /// On the way back to ring 3, when something asked for it.
-    pub extern "C" fn exit_work(frame: &mut TrapFrame) {
+    pub extern "C" fn exit_work(frame: &mut TrapFrame, from_call: u32) {
         Cpu::current().take_work();
-        handlers::deliver_signals(frame);
+        super::deliver::on_the_way_out(frame, from_call != 0);
     }
 }
