@@ -59,7 +59,13 @@ pub struct Run {
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status {} after {:?}\n--- stdout\n{}", self.status, self.time, excerpt(&self.stdout))?;
+        write!(
+            f,
+            "status {} after {:?}\n--- stdout\n{}",
+            self.status,
+            self.time,
+            excerpt(&self.stdout)
+        )?;
         write!(f, "\n--- stderr\n{}", excerpt(&self.stderr))
     }
 }
@@ -191,7 +197,8 @@ impl Spec {
             Output::Collected => {}
             Output::Merged => {
                 let (reader, writer) = io::pipe().map_err(|error| failed("make a pipe", error))?;
-                let other = writer.try_clone().map_err(|error| failed("copy a descriptor", error))?;
+                let other =
+                    writer.try_clone().map_err(|error| failed("copy a descriptor", error))?;
                 self.command.stdout(writer).stderr(other);
                 merged = Some(reader);
             }
@@ -206,9 +213,7 @@ impl Spec {
             }
         }
         let started = Instant::now();
-        let mut child = self
-            .command
-            .spawn()
+        let mut child = spawn(&mut self.command)
             .map_err(|error| failed(&format!("start '{}'", self.shown), error))?;
         // The command holds the write ends of the pipes as long as it exists.
         drop(self.command);
@@ -221,8 +226,30 @@ impl Spec {
             None => collect(child.stdout.take()),
         };
         let stderr = collect(child.stderr.take());
-        Ok(Running { child, stdout, stderr, started, limit: self.limit, shown: self.shown, silence })
+        Ok(Running {
+            child,
+            stdout,
+            stderr,
+            started,
+            limit: self.limit,
+            shown: self.shown,
+            silence,
+        })
     }
+}
+
+/// Starts a command. A file that was just written may be busy: a process that another test has forked, and that has not
+/// executed its program yet, holds the descriptor that wrote it.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(5))
+            }
+            result => return result,
+        }
+    }
+    command.spawn()
 }
 
 type Collector = thread::JoinHandle<Vec<u8>>;
@@ -302,7 +329,8 @@ impl Running {
         let deadline = self.started + self.limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut poll =
+                libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
             // SAFETY: one pollfd, which lives across the call.
             let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
@@ -326,7 +354,8 @@ fn wait(child: i32) -> Result<(ExitStatus, Duration), String> {
         }
     }
     let duration = |time: libc::timeval| {
-        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
     };
     Ok((ExitStatus::from_raw(status), duration(usage.ru_utime) + duration(usage.ru_stime)))
 }
