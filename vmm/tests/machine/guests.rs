@@ -30,6 +30,99 @@ macro_rules! guest {
     };
 }
 
+// The console's registers: virtio 1.2, table 4.1. `queue` programs one of four descriptors whose table,
+// available ring and used ring follow each other at 256-byte steps.
+global_asm!(
+    ".macro device address, features",
+    "movl $\\address, %ebx",
+    "movl $0, 0x70(%rbx)", "movl $1, 0x70(%rbx)", "movl $3, 0x70(%rbx)",
+    "movl $0, 0x24(%rbx)", "movl $\\features, 0x20(%rbx)",
+    "movl $1, 0x24(%rbx)", "movl $1, 0x20(%rbx)",
+    "movl $0xb, 0x70(%rbx)",
+    ".endm",
+    ".macro queue index, table",
+    "movl $\\index, 0x30(%rbx)", "movl $4, 0x38(%rbx)",
+    "movl $\\table, 0x80(%rbx)", "movl $0, 0x84(%rbx)",
+    "movl $\\table + 0x100, 0x90(%rbx)", "movl $0, 0x94(%rbx)",
+    "movl $\\table + 0x200, 0xa0(%rbx)", "movl $0, 0xa4(%rbx)",
+    "movl $1, 0x44(%rbx)",
+    ".endm",
+    ".macro descriptor at, address, length, flags, next",
+    "movq $\\address, \\at", "movl $\\length, \\at + 8", "movw $\\flags, \\at + 12", "movw $\\next, \\at + 14",
+    ".endm",
+    // Makes chain 0 available, notifies, and waits until it was used.
+    ".macro transfer index, table",
+    "incw \\table + 0x102", "movl $\\index, 0x50(%rbx)",
+    "77: movzwl \\table + 0x202, %ecx", "pause", "cmpw \\table + 0x102, %cx", "jne 77b",
+    ".endm",
+    options(raw, att_syntax),
+);
+
+// Copies standard input to standard output, a page at a time, and exits with 0 at the end or with the
+// error number.
+guest!(
+    echoes,
+    "device 0xd0000000, 0x10000",
+    "queue 4, 0x112000", "queue 7, 0x113000",
+    "movl $0xf, 0x70(%rbx)",
+    "descriptor 0x112000, 0x114000, 4096, 3, 1", "descriptor 0x112010, 0x112300, 8, 2, 0",
+    "descriptor 0x113000, 0x114000, 0, 1, 1", "descriptor 0x113010, 0x113300, 8, 2, 0",
+    "1: transfer 4, 0x112000",
+    "mov 0x112300, %rax", "test %rax, %rax", "jle 9f",
+    "movl %eax, 0x113008", "transfer 7, 0x113000",
+    "mov 0x113300, %rcx", "cmp %rax, %rcx", "je 1b", "mov %rcx, %rax",
+    "9: neg %eax", "mov $0xf4, %edx", "out %eax, %dx", "3: hlt", "jmp 3b",
+);
+
+// Writes its boot information, 64 KiB of zeroes and the start of the root image to standard output in
+// one buffer, which the result counts.
+guest!(
+    writes_in_pieces,
+    "device 0xd0000000, 0x10000",
+    "queue 7, 0x113000",
+    "movl $0xf, 0x70(%rbx)",
+    "descriptor 0x113000, 0, 216, 1, 1", "mov %rdi, 0x113000",
+    "descriptor 0x113010, 0x200000, 0x10000, 1, 2",
+    "descriptor 0x113020, 0, 100, 1, 3", "movl $0x40, 0x113024",
+    "descriptor 0x113030, 0x113300, 8, 2, 0",
+    "transfer 7, 0x113000",
+    "xor %eax, %eax", "cmpq $216 + 0x10000 + 100, 0x113300", "je 9f",
+    "mov 0x113300, %eax", "neg %eax",
+    "9: mov $0xf4, %edx", "out %eax, %dx", "3: hlt", "jmp 3b",
+);
+
+// Asks the random number device for 16 bytes, sleeps until its interrupt comes, and exits with 0 if it
+// came once and the bytes are not all zero.
+guest!(
+    waits_for_an_interrupt,
+    // GDT with a code segment at 8 and a data segment at 16, IDT with a gate for vector 0x36; both at the start of scratch memory.
+    "movabs $0x00209a0000000000, %rax", "mov %rax, 0x111008",
+    "movabs $0x0000920000000000, %rax", "mov %rax, 0x111010",
+    "lea 8f(%rip), %rax", "movw %ax, 0x111000 + 0x360", "movw $8, 0x111000 + 0x362",
+    "movw $0x8e00, 0x111000 + 0x364", "shr $16, %rax", "movw %ax, 0x111000 + 0x366",
+    "movw $23, 0x110ff0", "movq $0x111000, 0x110ff2", "lgdt 0x110ff0",
+    "movw $0x36f, 0x110ff0", "lidt 0x110ff0",
+    "mov $0x118000, %esp",
+    // APIC: spurious vector register, enabled.
+    "mov $0x80f, %ecx", "mov $0x1ff, %eax", "xor %edx, %edx", "wrmsr",
+    "device 0xd0001000, 0",
+    "queue 0, 0x112000",
+    "movl $0xf, 0x70(%rbx)",
+    "descriptor 0x112000, 0x112300, 16, 2, 0",
+    "incw 0x112102", "movl $0, 0x50(%rbx)",
+    "1: sti", "hlt", "cli", "cmpl $0, 0x112400", "je 1b",
+    "mov $1, %eax", "cmpl $1, 0x112400", "jne 9f",
+    "mov $2, %eax", "cmpl $1, 0x60(%rbx)", "jne 9f",
+    "movl $1, 0x64(%rbx)", "mov $3, %eax", "cmpl $0, 0x60(%rbx)", "jne 9f",
+    "mov $4, %eax", "cmpw $1, 0x112202", "jne 9f", "cmpl $16, 0x112208", "jne 9f",
+    "mov $5, %eax", "mov 0x112300, %rcx", "or 0x112308, %rcx", "jz 9f",
+    "xor %eax, %eax",
+    "9: mov $0xf4, %edx", "out %eax, %dx", "3: hlt", "jmp 3b",
+    "8: incl 0x112400", "push %rax", "push %rcx", "push %rdx",
+    "mov $0x80b, %ecx", "xor %eax, %eax", "xor %edx, %edx", "wrmsr",
+    "pop %rdx", "pop %rcx", "pop %rax", "iretq",
+);
+
 // Status 42.
 guest!(exits, "mov $42, %eax", "mov $0xf4, %edx", "out %eax, %dx", "1: hlt", "jmp 1b");
 
