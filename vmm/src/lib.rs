@@ -2,6 +2,7 @@
 //!
 //! [`run`] takes a [`Config`] and returns how the program ended, as an [`Outcome`].
 
+mod allocator;
 mod boot;
 mod bus;
 pub mod config;

@@ -225,7 +225,7 @@ fn nonsense_on_the_exit_device_is_an_error() {
 }
 
 fn triple_fault_names_the_instruction() {
-    check(&["triple_faults"], 125, "triple fault");
+    check(&["triple_faults"], 125, "triple fault at rip 0x100000, instruction bytes 0f 0b");
 }
 
 fn unknown_addresses_are_harmless() {
@@ -344,7 +344,8 @@ fn terminal() -> (File, File) {
     let (mut ours, mut theirs) = (0, 0);
     let none = std::ptr::null_mut();
     // SAFETY: there is room for the two files; the rest may be null (openpty(3)).
-    let result = unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, none.cast(), none.cast()) };
+    let result =
+        unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, none.cast(), none.cast()) };
     assert_eq!(result, 0, "a pseudo-terminal");
     // SAFETY: openpty made the files, and nobody else owns them.
     unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) }
@@ -373,7 +374,8 @@ fn terminals_work_too() {
 
 fn regular_files_work_too() {
     let contents = pattern(100_000);
-    let (input, output) = (TemporaryFile::new("input", &contents), TemporaryFile::new("output", b""));
+    let (input, output) =
+        (TemporaryFile::new("input", &contents), TemporaryFile::new("output", b""));
     let status = Command::new(std::env::current_exe().expect("this program"))
         .args(["--guest", "echoes"])
         .stdin(File::open(&input.0).expect("the input"))
