@@ -362,7 +362,7 @@ fn terminals_work_too() {
     std::thread::sleep(Duration::from_millis(30));
     ours.write_all(b"hello\n\x04").expect("a terminal");
     assert_eq!(child.wait().expect("a child that ends").code(), Some(0));
-    let mut text = vec![0; 100];
+    let mut text = [0; 100];
     let mut length = 0;
     // Linux says EIO when the other side is closed.
     while let Ok(count @ 1..) = ours.read(&mut text[length..]) {
