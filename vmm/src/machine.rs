@@ -29,6 +29,7 @@ use crate::interrupts;
 use crate::loader::Kernel;
 use crate::memory::{GuestMemory, KernelBytes};
 use crate::seccomp::{self, Thread};
+use crate::strace;
 use crate::vcpu::{Boot, Vcpus};
 use crate::vm;
 
@@ -84,6 +85,12 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // SAFETY: `memory` outlives the vCPUs: their threads have ended when it is dropped, and without
     // them nothing reads or writes through the slots. RAM is only accessed as volatile.
     unsafe { vm::add_slots(&kvm, &vm, &memory.slots)? };
+    let guest: Vec<_> = memory
+        .slots
+        .iter()
+        .filter(|slot| !slot.read_only)
+        .map(|slot| (slot.host, slot.host + slot.size))
+        .collect();
     log::debug!("{:?}: memory mapped", begin.elapsed());
 
     let (bus, mut events) = devices(&config, &vm, &memory, &vcpus, signals)?;
@@ -101,6 +108,9 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     log::debug!("{:?}: first vCPU may enter", begin.elapsed());
     events.run(&vcpus.ending, config.timeout);
     log::debug!("{:?}: machine ended", begin.elapsed());
+    if let Some(statistics) = &vcpus.statistics {
+        statistics.write(&guest).map_err(host("write the statistics of the run"))?;
+    }
     drop(threads);
     let unknown = vcpus.unknown_accesses();
     if unknown > 0 {
@@ -127,8 +137,8 @@ fn confine(thread: Thread) -> Result<(), Error> {
 }
 
 /// Entropy for the guest.
-fn seed() -> Result<[u8; 32], Error> {
-    let mut seed = [0; 32];
+fn seed() -> Result<[u8; 96], Error> {
+    let mut seed = [0; 96];
     // Requests of up to 256 bytes are never cut short (getrandom(2)).
     entropy::fill(&mut seed).map_err(host("get random bytes"))?;
     Ok(seed)
@@ -157,7 +167,12 @@ fn devices(
     let mut device = Console::new(Files {
         standard: [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO],
         terminal: config.terminal,
-        trace: None,
+        trace: config
+            .strace
+            .as_ref()
+            .map(strace::sink)
+            .transpose()
+            .map_err(host("duplicate the file of the trace"))?,
     });
     if let Some((columns, rows)) = config.terminal.then(window_size).flatten() {
         device.resize(columns, rows);

@@ -24,6 +24,8 @@ struct Pool {
     fresh: [Region; 2],
     /// Used and freed blocks, by order: address of the first.
     used: [u64; ORDERS],
+    /// Bit n: there are used blocks of order n.
+    used_orders: u32,
     /// Frames in `fresh` and `used` together.
     free: u64,
 }
@@ -38,8 +40,12 @@ impl Region {
     const EMPTY: Self = Self { next: 0, end: 0 };
 }
 
-static POOL: SpinLock<Pool> =
-    SpinLock::new(Pool { fresh: [Region::EMPTY; 2], used: [NONE; ORDERS], free: 0 });
+static POOL: SpinLock<Pool> = SpinLock::new(Pool {
+    fresh: [Region::EMPTY; 2],
+    used: [NONE; ORDERS],
+    used_orders: 0,
+    free: 0,
+});
 /// Reference counts of the frames of both regions, one after the other.
 static COUNTS: [CountTable; 2] = [CountTable::EMPTY, CountTable::EMPTY];
 static TOTAL: AtomicU64 = AtomicU64::new(0);
@@ -132,10 +138,18 @@ impl Pool {
     }
 
     fn take_used(&mut self, order: usize) -> Option<u64> {
-        let have = (order..ORDERS).find(|&have| self.used[have] != NONE)?;
+        let large_enough = self.used_orders >> order;
+        if large_enough == 0 {
+            return None;
+        }
+        let have = order + large_enough.trailing_zeros() as usize;
         let address = self.used[have];
         // SAFETY: blocks on the list are free RAM whose first 8 bytes hold the next block's address.
-        self.used[have] = unsafe { PhysAddr(address).to_pointer().cast::<u64>().read() };
+        let next = unsafe { PhysAddr(address).to_pointer().cast::<u64>().read() };
+        self.used[have] = next;
+        if next == NONE {
+            self.used_orders &= !(1 << have);
+        }
         self.free -= 1 << order;
         for split in order..have {
             self.link(address + (PAGE << split), split);
@@ -147,6 +161,7 @@ impl Pool {
         // SAFETY: the block is free, so that its bytes are ours to use for the list.
         unsafe { PhysAddr(address).to_pointer().cast::<u64>().write(self.used[order]) };
         self.used[order] = address;
+        self.used_orders |= 1 << order;
     }
 }
 
@@ -268,6 +283,17 @@ impl Frame {
         count
     }
 
+    /// Overwrites bytes from `offset` with bytes from elsewhere, as far as the frame reaches;
+    /// returns how many.
+    pub fn fill(&self, offset: usize, source: SharedBytes<'_>) -> usize {
+        let offset = offset.min(PAGE_SIZE);
+        let count = source.len().min(PAGE_SIZE - offset);
+        // SAFETY: `count` bytes are readable at the source by its type's contract, and writable in
+        // the frame from `offset`; `copy` allows the two to overlap.
+        unsafe { core::ptr::copy(source.as_ptr(), self.as_ptr().add(offset), count) };
+        count
+    }
+
     /// Clears bytes from `offset`, as far as the frame reaches.
     pub fn clear(&self, offset: usize, len: usize) {
         let offset = offset.min(PAGE_SIZE);
@@ -278,9 +304,7 @@ impl Frame {
     /// Overwrites the whole frame with a page's worth of bytes from elsewhere.
     pub fn copy_page(&self, source: SharedBytes<'_>) {
         let count = source.len().min(PAGE_SIZE);
-        // SAFETY: `count` bytes are readable at the source by its type's contract, and writable in
-        // the frame; `copy` allows the two to be the same.
-        unsafe { core::ptr::copy(source.as_ptr(), self.as_ptr(), count) };
+        self.fill(0, source);
         self.clear(count, PAGE_SIZE - count);
     }
 }
