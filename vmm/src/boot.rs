@@ -78,8 +78,11 @@ impl BootBlock {
         memory: &GuestMemory,
         address: u64,
         devices: usize,
-        seed: [u8; 32],
+        entropy: [u8; 96],
     ) -> Self {
+        let (mut seed, mut first_random) = ([0; 32], [0; 64]);
+        seed.copy_from_slice(&entropy[..32]);
+        first_random.copy_from_slice(&entropy[32..]);
         let mut strings = Vec::new();
         let mut place = |bytes: &[u8]| {
             let start = address + (size_of::<BootInfo>() + strings.len()) as u64;
@@ -112,6 +115,7 @@ impl BootBlock {
             tsc: 0,
             realtime_ns: 0,
             seed,
+            first_random,
         };
         Self { info, address, strings }
     }

@@ -20,6 +20,8 @@ mod loader;
 mod machine;
 mod memory;
 pub mod seccomp;
+mod statistics;
+pub mod strace;
 pub mod terminal;
 pub mod trace;
 mod vcpu;

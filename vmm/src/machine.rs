@@ -70,11 +70,12 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     let boot_info = BootBlock::address_after(kernel.end());
     let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || confine(Thread::Vcpu));
     let vcpus = Arc::new(vcpus.map_err(host("prepare vCPU threads"))?);
-    let mut threads = Threads { vcpus: Arc::clone(&vcpus), handles: Vec::new() };
-    let to_first = threads.spawn_first(&kvm)?;
+    let mut threads = Threads::new(Arc::clone(&vcpus), Arc::clone(&kvm));
+    let to_first = threads.spawn_first()?;
     log::debug!("{:?}: first thread started", begin.elapsed());
 
     let vm = Arc::new(vm::create(&kvm)?);
+    threads.vm = Some(Arc::clone(&vm));
     // The thread listens until it has heard.
     let _ = to_first.send(Arc::clone(&vm));
     log::debug!("{:?}: machine created", begin.elapsed());
@@ -83,11 +84,17 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // SAFETY: `memory` outlives the vCPUs: their threads have ended when it is dropped, and without
     // them nothing reads or writes through the slots. RAM is only accessed as volatile.
     unsafe { vm::add_slots(&kvm, &vm, &memory.slots)? };
+    let guest: Vec<_> = memory
+        .slots
+        .iter()
+        .filter(|slot| !slot.read_only)
+        .map(|slot| (slot.host, slot.host + slot.size))
+        .collect();
     log::debug!("{:?}: memory mapped", begin.elapsed());
 
     let (bus, mut events) = devices(&config, &vm, &memory, &vcpus, signals)?;
     log::debug!("{:?}: devices made", begin.elapsed());
-    threads.spawn_secondaries(&kvm, &vm, config.cpus)?;
+    threads.spawn_secondaries(&vm, config.cpus)?;
 
     let block = BootBlock::new(&config, &memory, boot_info, bus.windows.len(), seed()?);
     if let Some(needed) =
@@ -100,6 +107,9 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     log::debug!("{:?}: first vCPU may enter", begin.elapsed());
     events.run(&vcpus.ending, config.timeout);
     log::debug!("{:?}: machine ended", begin.elapsed());
+    if let Some(statistics) = &vcpus.statistics {
+        statistics.write(&guest).map_err(host("write the statistics of the run"))?;
+    }
     drop(threads);
     let unknown = vcpus.unknown_accesses();
     if unknown > 0 {
@@ -126,109 +136,7 @@ fn confine(thread: Thread) -> Result<(), Error> {
 }
 
 /// Entropy for the guest.
-fn seed() -> Result<[u8; 32], Error> {
-    let mut seed = [0; 32];
+fn seed() -> Result<[u8; 96], Error> {
+    let mut seed = [0; 96];
     // Requests of up to 256 bytes are never cut short (getrandom(2)).
     entropy::fill(&mut seed).map_err(host("get random bytes"))?;
-    Ok(seed)
-}
-
-fn event() -> Result<EventFd, Error> {
-    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("create an eventfd"))
-}
-
-/// Makes the devices, and the loop that attends to them.
-fn devices(
-    config: &Config,
-    vm: &VmFd,
-    memory: &GuestMemory,
-    vcpus: &Arc<Vcpus>,
-    signals: SignalFile,
-) -> Result<(Bus, EventLoop), Error> {
-    let interrupts = interrupts::connect(vm, DEVICES)
-        .map_err(|error| Error::Kvm { doing: "connect device interrupts", source: error.into() })?;
-    let [console_irq, rng_irq] = <[EventFd; 2]>::try_from(interrupts)
-        .map_err(|_| host("connect device interrupts")(io::Error::other("count")))?;
-    let reach =
-        DeviceMemory { ram: Arc::clone(&memory.ram), readable: Arc::clone(&memory.readable) };
-    let duplicate = |event: &EventFd| event.try_clone().map_err(host("duplicate an eventfd"));
-
-    let mut device = Console::new(Files {
-        standard: [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO],
-        terminal: config.terminal,
-        trace: None,
-    });
-    if let Some((columns, rows)) = config.terminal.then(window_size).flatten() {
-        device.resize(columns, rows);
-    }
-    let console_wake = event()?;
-    let console: Shared<Console> = Arc::new(Mutex::new(Transport::new(
-        device,
-        reach.clone(),
-        console_irq,
-        duplicate(&console_wake)?,
-    )));
-    let rng_wake = event()?;
-    let rng: Shared<Rng> =
-        Arc::new(Mutex::new(Transport::new(Rng, reach, rng_irq, duplicate(&rng_wake)?)));
-
-    let mut events = EventLoop::new(Arc::clone(vcpus), Arc::clone(&console), signals)?;
-    events.attend(Arc::clone(&console), console_wake);
-    events.attend(Arc::clone(&rng), rng_wake);
-    let bus = Bus::new(SerialPort::new(config.verbose), vec![console, rng]);
-    Ok((bus, events))
-}
-
-/// The vCPU threads; dropping this ends them.
-struct Threads {
-    vcpus: Arc<Vcpus>,
-    handles: Vec<JoinHandle<Option<VcpuFd>>>,
-}
-
-impl Threads {
-    fn spawn(
-        &mut self,
-        name: String,
-        body: impl FnOnce(&Vcpus) -> Option<VcpuFd> + Send + 'static,
-    ) -> Result<(), Error> {
-        let vcpus = Arc::clone(&self.vcpus);
-        let builder = thread::Builder::new().name(name).stack_size(VCPU_STACK);
-        self.handles
-            .push(builder.spawn(move || body(&vcpus)).map_err(host("create a vCPU thread"))?);
-        Ok(())
-    }
-
-    /// The thread of the first vCPU, which waits for the machine.
-    fn spawn_first(&mut self, kvm: &Arc<Kvm>) -> Result<SyncSender<Arc<VmFd>>, Error> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let kvm = Arc::clone(kvm);
-        self.spawn("vcpu0".to_owned(), move |vcpus| vcpus.run_first(&kvm, &receiver))?;
-        Ok(sender)
-    }
-
-    /// The threads of the other vCPUs; returns when all of them are confined.
-    fn spawn_secondaries(&mut self, kvm: &Arc<Kvm>, vm: &Arc<VmFd>, cpus: u8) -> Result<(), Error> {
-        let (ready, readiness) = mpsc::sync_channel(usize::from(cpus));
-        for index in 1..cpus {
-            let (kvm, vm, ready) = (Arc::clone(kvm), Arc::clone(vm), ready.clone());
-            self.spawn(format!("vcpu{index}"), move |vcpus| {
-                vcpus.run_secondary(&kvm, &vm, index, &ready)
-            })?;
-        }
-        drop(ready);
-        for _ in 1..cpus {
-            // One that failed hangs up, and has said why to the event loop.
-            let _ = readiness.recv();
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.vcpus.stop();
-        for handle in self.handles.drain(..) {
-            let _ = handle.join();
-        }
-    }
-}

@@ -25,6 +25,7 @@ use crate::ending::Ending;
 use crate::error::Error;
 use crate::exits::{Action, Crash, handle};
 use crate::memory::GuestMemory;
+use crate::statistics::Statistics;
 use crate::vm;
 
 // kvm-ioctls has this for Arm's vCPUs only.
@@ -107,6 +108,8 @@ pub struct Vcpus {
     leaves: OnceLock<(Vec<kvm_cpuid_entry2>, bool)>,
     confine: fn() -> Result<(), Error>,
     stopping: AtomicBool,
+    /// Counters for benchmarks, if they were asked for.
+    pub statistics: Option<Statistics>,
 }
 
 /// The signal that makes KVM_RUN return.
@@ -141,6 +144,7 @@ impl Vcpus {
         boot_info: u64,
         confine: fn() -> Result<(), Error>,
     ) -> io::Result<Self> {
+        let statistics = Statistics::from_environment()?;
         install_kick_handler()?;
         let slot = |_| Slot {
             gate: Gate { state: Mutex::new(GateState::Closed), changed: Condvar::new() },
@@ -155,6 +159,7 @@ impl Vcpus {
             leaves: OnceLock::new(),
             confine,
             stopping: AtomicBool::new(false),
+            statistics,
         })
     }
 
@@ -232,6 +237,9 @@ impl Vcpus {
         let slot = &self.slots[usize::from(index)];
         let failed = |doing| move |error: kvm_ioctls::Error| vm::explain(kvm, doing, error.into());
         let mut vcpu = vm.create_vcpu(u64::from(index)).map_err(failed("create a vCPU"))?;
+        if let Some(statistics) = &self.statistics {
+            statistics.add(&vcpu);
+        }
         let first = index == 0;
         let mut clock = None;
         if first {

@@ -63,9 +63,6 @@ mod tests {
             }
         }
         assert_eq!(Exit::from_word(0x1_0000), None);
-        assert_eq!(
-            Exit::from_word(Exit::Signaled(9).to_word()),
-            Some(Exit::Signaled(9))
-        );
+        assert_eq!(Exit::from_word(Exit::Signaled(9).to_word()), Some(Exit::Signaled(9)));
     }
 }

@@ -1,1 +1,31 @@
 //! Files.
+//!
+//! A program's descriptor leads through its [`FileTable`] to an [`OpenFile`], which has an [`Inode`]:
+//! a file of the [`root`] file system (an EROFS image below, memory above), one that the kernel makes
+//! up, or a [`stream`]. Paths are resolved by [`path`]. Nothing is built before it is asked for.
+//!
+//! The layer knows nothing of processes and system calls: what it needs of those is passed to it, or
+//! given once as [`services::Services`]. So all of it runs in tests on the host.
+
+pub mod console;
+mod context;
+pub mod erofs;
+mod file_table;
+mod inode;
+pub mod metadata;
+mod open;
+mod open_file;
+pub mod path;
+pub mod permission;
+pub mod root;
+pub mod services;
+pub mod stream;
+pub mod tmpfs;
+
+pub use context::Context;
+pub use file_table::FileTable;
+pub use inode::{Inode, Target};
+pub use metadata::{Metadata, Timestamp};
+pub use open::{open, standard_files};
+pub use open_file::{FileRef, OpenFile, Whence};
+pub use root::FileSystem;

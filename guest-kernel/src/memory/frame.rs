@@ -268,6 +268,17 @@ impl Frame {
         count
     }
 
+    /// Overwrites bytes from `offset` with bytes from elsewhere, as far as the frame reaches;
+    /// returns how many.
+    pub fn fill(&self, offset: usize, source: SharedBytes<'_>) -> usize {
+        let offset = offset.min(PAGE_SIZE);
+        let count = source.len().min(PAGE_SIZE - offset);
+        // SAFETY: `count` bytes are readable at the source by its type's contract, and writable in
+        // the frame from `offset`; `copy` allows the two to overlap.
+        unsafe { core::ptr::copy(source.as_ptr(), self.as_ptr().add(offset), count) };
+        count
+    }
+
     /// Clears bytes from `offset`, as far as the frame reaches.
     pub fn clear(&self, offset: usize, len: usize) {
         let offset = offset.min(PAGE_SIZE);
@@ -278,9 +289,7 @@ impl Frame {
     /// Overwrites the whole frame with a page's worth of bytes from elsewhere.
     pub fn copy_page(&self, source: SharedBytes<'_>) {
         let count = source.len().min(PAGE_SIZE);
-        // SAFETY: `count` bytes are readable at the source by its type's contract, and writable in
-        // the frame; `copy` allows the two to be the same.
-        unsafe { core::ptr::copy(source.as_ptr(), self.as_ptr(), count) };
+        self.fill(0, source);
         self.clear(count, PAGE_SIZE - count);
     }
 }

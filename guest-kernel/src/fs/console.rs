@@ -1,0 +1,69 @@
+//! Standard input, output and error: console ports, seen as pipes.
+
+use super::metadata::{Metadata, S_IFIFO, devices};
+use super::services::services;
+use super::stream::{Events, Stream};
+use crate::errno::{Errno, Result};
+use crate::memory::{UserReader, UserWriter};
+use airlock_abi::console::{PORT_STDERR, PORT_STDIN, PORT_STDOUT};
+use alloc::vec::Vec;
+
+/// One of the three ports. To the program it is a pipe that someone else made.
+#[derive(Clone, Copy, Debug)]
+pub struct Console {
+    port: u32,
+}
+
+/// Standard input.
+pub static STDIN: Console = Console { port: PORT_STDIN };
+/// Standard output.
+pub static STDOUT: Console = Console { port: PORT_STDOUT };
+/// Standard error.
+pub static STDERR: Console = Console { port: PORT_STDERR };
+
+impl Console {
+    const fn is_input(self) -> bool {
+        self.port == PORT_STDIN
+    }
+
+    fn is_readable(self) -> bool {
+        services().is_some_and(|services| services.console_readable(self.port))
+    }
+}
+
+impl Stream for Console {
+    fn read(&self, buffer: &mut UserWriter, wait: bool) -> Result<usize> {
+        if !self.is_input() {
+            return Err(Errno::EBADF);
+        }
+        if !wait && !self.is_readable() {
+            return Err(Errno::EAGAIN);
+        }
+        services().ok_or(Errno::EIO)?.console_read(self.port, buffer)
+    }
+
+    fn write(&self, data: &mut UserReader, _wait: bool) -> Result<usize> {
+        if self.is_input() {
+            return Err(Errno::EBADF);
+        }
+        services().ok_or(Errno::EIO)?.console_write(self.port, data)
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata {
+            device: devices::PIPE,
+            number: u64::from(self.port),
+            mode: S_IFIFO | 0o600,
+            links: 1,
+            ..Metadata::default()
+        }
+    }
+
+    fn name(&self) -> Vec<u8> {
+        alloc::format!("pipe:[{}]", self.port).into_bytes()
+    }
+
+    fn poll(&self) -> Events {
+        if self.is_input() { Events::IN.when(self.is_readable()) } else { Events::OUT }
+    }
+}

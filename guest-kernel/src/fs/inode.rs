@@ -1,0 +1,372 @@
+//! Inodes: files, apart from their names.
+
+use super::erofs::{self, Run};
+use super::metadata::{Metadata, PERMISSIONS, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, devices};
+use super::root::FileSystem;
+use super::stream::StreamRef;
+use super::tmpfs::{Content, Listed, Node, list_image};
+use crate::errno::{Errno, Result};
+use crate::memory::{Page, UserReader, UserWriter};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// A file, whatever it is called and whoever has it open.
+#[derive(Clone)]
+pub enum Inode {
+    /// A file that the image had, by its number; [`FileSystem::changed`] may hold what it is now.
+    Image(&'static FileSystem, u64),
+    /// A file that was made since.
+    Memory(Arc<Node>),
+    /// A pipe, a console port: something that has no name in the tree.
+    Stream(StreamRef),
+}
+
+/// Where a symbolic link leads.
+pub enum Target {
+    /// To the file with this path.
+    Path(Vec<u8>),
+    /// To this very file, whatever its path (`/proc/self/fd/3`).
+    File(Inode),
+}
+
+/// What an [`Inode`] is at the moment.
+pub(super) enum State {
+    /// As it lies in the image.
+    Image(&'static FileSystem, erofs::Inode),
+    /// In memory.
+    Memory(Arc<Node>),
+    /// Neither.
+    Stream(StreamRef),
+}
+
+impl Inode {
+    /// Looks behind the inode: the image's file, or what took its place.
+    pub(super) fn state(&self) -> Result<State> {
+        match self {
+            Self::Image(file_system, number) => match file_system.changed(*number) {
+                Some(node) => Ok(State::Memory(node)),
+                None => Ok(State::Image(file_system, file_system.image().inode(*number)?)),
+            },
+            Self::Memory(node) => Ok(State::Memory(node.clone())),
+            Self::Stream(stream) => Ok(State::Stream(stream.clone())),
+        }
+    }
+
+    /// The node in memory that changes go to.
+    ///
+    /// # Errors
+    /// EPERM for what is not stored, ENOSPC.
+    pub(super) fn node(&self) -> Result<Arc<Node>> {
+        match self {
+            Self::Image(file_system, number) => file_system.change(*number),
+            Self::Memory(node) => Ok(node.clone()),
+            Self::Stream(_) => Err(Errno::EPERM),
+        }
+    }
+
+    /// The inode number.
+    pub fn number(&self) -> u64 {
+        match self {
+            Self::Image(_, number) => *number,
+            Self::Memory(node) => node.number(),
+            Self::Stream(stream) => stream.metadata().number,
+        }
+    }
+
+    /// Whether both are the same file.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Image(a, number), Self::Image(b, other)) => {
+                core::ptr::eq(*a, *b) && number == other
+            }
+            (Self::Memory(a), Self::Memory(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
+    /// Type and permissions.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn mode(&self) -> Result<u32> {
+        Ok(match self.state()? {
+            State::Image(_, inode) => inode.mode(),
+            State::Memory(node) => node.attributes().mode,
+            State::Stream(stream) => stream.metadata().mode,
+        })
+    }
+
+    /// Everything that `stat` tells.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn metadata(&self) -> Result<Metadata> {
+        Ok(match self.state()? {
+            State::Image(file_system, inode) => {
+                Metadata { device: devices::ROOT, ..inode.metadata(file_system.image())? }
+            }
+            State::Memory(node) => node.metadata(),
+            State::Stream(stream) => stream.metadata(),
+        })
+    }
+
+    /// Finds a name in a directory.
+    ///
+    /// # Errors
+    /// ENOTDIR, ENOENT, EUCLEAN.
+    pub fn lookup(&self, name: &[u8]) -> Result<Self> {
+        match self.state()? {
+            State::Image(file_system, inode) => {
+                let entry = inode.find(file_system.image(), name)?;
+                Ok(Self::Image(file_system, entry.number))
+            }
+            State::Memory(node) => node.directory()?.lock().lookup(node.file_system(), name),
+            State::Stream(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// The directory that a directory is in; the root is in itself.
+    ///
+    /// # Errors
+    /// ENOTDIR, EUCLEAN.
+    pub fn parent(&self) -> Result<Self> {
+        match self.state()? {
+            State::Image(file_system, inode) => {
+                let entry = inode.find(file_system.image(), b"..")?;
+                Ok(Self::Image(file_system, entry.number))
+            }
+            State::Memory(node) => {
+                let moved = node.directory()?.lock().parent.clone();
+                let file_system = node.file_system();
+                let in_image = || {
+                    let inode = file_system.image().inode(node.number())?;
+                    let entry = inode.find(file_system.image(), b"..")?;
+                    Ok(Self::Image(file_system, entry.number))
+                };
+                moved.map_or_else(in_image, Ok)
+            }
+            State::Stream(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Where a symbolic link leads.
+    ///
+    /// # Errors
+    /// EINVAL if it is none, EUCLEAN, ENOMEM.
+    pub fn target(&self) -> Result<Target> {
+        match self.state()? {
+            State::Image(file_system, inode) => inode.target(file_system.image()).map(Target::Path),
+            State::Memory(node) => match node.content() {
+                Content::Link(target) => copy(target).map(Target::Path),
+                _ => Err(Errno::EINVAL),
+            },
+            State::Stream(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Lists a directory, see [`super::tmpfs::Directory::list`].
+    ///
+    /// # Errors
+    /// ENOTDIR, EUCLEAN.
+    pub fn list(
+        &self,
+        position: u64,
+        each: &mut dyn FnMut(&Listed<'_>, u64) -> bool,
+    ) -> Result<()> {
+        match self.state()? {
+            State::Image(file_system, inode) => {
+                list_image(file_system.image(), &inode, position, each)
+            }
+            State::Memory(node) => node.directory()?.lock().list(position, each),
+            State::Stream(_) => Err(Errno::ENOTDIR),
+        }
+    }
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn size(&self) -> Result<u64> {
+        Ok(match self.state()? {
+            State::Image(_, inode) => inode.size(),
+            State::Memory(node) => match node.content() {
+                Content::File(file) => file.size(),
+                _ => node.metadata().size,
+            },
+            State::Stream(_) => 0,
+        })
+    }
+
+    /// Reads from `offset` until the buffer is full or the file ends.
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL if it has no content, EFAULT if nothing could be copied, EUCLEAN.
+    pub fn read(&self, offset: u64, buffer: &mut UserWriter) -> Result<usize> {
+        match self.state()? {
+            State::Image(file_system, inode) => read_image(file_system, &inode, offset, buffer),
+            State::Memory(node) => node.file()?.read(offset, buffer),
+            State::Stream(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Copies bytes at `offset` to the kernel; fewer where the file ends.
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL if it has no content, EUCLEAN.
+    pub fn read_bytes(&self, offset: u64, target: &mut [u8]) -> Result<usize> {
+        match self.state()? {
+            State::Image(file_system, inode) => {
+                check_regular(inode.mode())?;
+                let mut done = 0;
+                while done < target.len() {
+                    let rest = &mut target[done..];
+                    let position = offset.saturating_add(done as u64);
+                    done += match inode.run(file_system.image(), position, rest.len())? {
+                        Run::Bytes(bytes) if bytes.is_empty() => break,
+                        Run::Bytes(bytes) => bytes.copy_to(rest),
+                        Run::Zeroes(count) => {
+                            rest[..count].fill(0);
+                            count
+                        }
+                    };
+                }
+                Ok(done)
+            }
+            State::Memory(node) => node.file()?.read_bytes(offset, target),
+            State::Stream(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// Writes at `offset`.
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL if it has no content, EFAULT, ENOSPC, EFBIG.
+    pub fn write(&self, offset: u64, data: &mut UserReader) -> Result<usize> {
+        if data.remaining() == 0 {
+            return check_regular(self.mode()?).map(|()| 0);
+        }
+        let node = self.node()?;
+        let count = node.file()?.write(offset, data)?;
+        if count > 0 {
+            node.touch();
+        }
+        Ok(count)
+    }
+
+    /// Sets the length.
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL if it has no content, EFBIG, ENOSPC.
+    pub fn truncate(&self, size: u64) -> Result<()> {
+        let node = self.node()?;
+        node.file()?.truncate(size)?;
+        node.touch();
+        Ok(())
+    }
+
+    /// A page of the content to be mapped, see [`crate::memory::PageSource`].
+    ///
+    /// # Errors
+    /// EFAULT beyond the end, ENODEV if it cannot be mapped, ENOMEM, EUCLEAN.
+    pub fn page(&self, index: u64, write: bool) -> Result<Page> {
+        match self.state()? {
+            State::Image(file_system, inode) if !write => {
+                check_regular(inode.mode()).map_err(|_| Errno::ENODEV)?;
+                let image = file_system.image();
+                let end = inode.size().div_ceil(crate::memory::PAGE);
+                if index >= end {
+                    return Err(Errno::EFAULT);
+                }
+                match inode.locate(image, index)? {
+                    erofs::Location::Page(offset) => Ok(Page::Image(image.address(offset))),
+                    // Not a page of the image: one is made that only this mapping has.
+                    _ => private_page(inode.page_bytes(image, index)?),
+                }
+            }
+            State::Image(..) => self.node()?.file().map_err(|_| Errno::ENODEV)?.page(index, write),
+            State::Memory(node) => node.file().map_err(|_| Errno::ENODEV)?.page(index, write),
+            State::Stream(_) => Err(Errno::ENODEV),
+        }
+    }
+
+    /// Changes permission bits.
+    ///
+    /// # Errors
+    /// EPERM for what is not stored, ENOSPC.
+    pub fn set_permissions(&self, mode: u32) -> Result<()> {
+        self.node()?.set_permissions(mode & PERMISSIONS);
+        Ok(())
+    }
+
+    /// Whether it is a directory.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn is_directory(&self) -> Result<bool> {
+        Ok(self.mode()? & S_IFMT == S_IFDIR)
+    }
+
+    /// Whether it is a symbolic link.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn is_link(&self) -> Result<bool> {
+        Ok(self.mode()? & S_IFMT == S_IFLNK)
+    }
+
+    /// Whether it is a character device.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn is_character_device(&self) -> Result<bool> {
+        Ok(self.mode()? & S_IFMT == S_IFCHR)
+    }
+}
+
+fn read_image(
+    file_system: &FileSystem,
+    inode: &erofs::Inode,
+    offset: u64,
+    buffer: &mut UserWriter,
+) -> Result<usize> {
+    check_regular(inode.mode())?;
+    let mut done = 0;
+    while buffer.remaining() > 0 {
+        let position = offset.saturating_add(done as u64);
+        let step = match inode.run(file_system.image(), position, buffer.remaining()) {
+            Ok(Run::Bytes(bytes)) if bytes.is_empty() => break,
+            Ok(Run::Bytes(bytes)) => buffer.write(bytes),
+            Ok(Run::Zeroes(count)) => buffer.write_zeroes(count),
+            Err(error) => Err(error),
+        };
+        match step {
+            Ok(count) => done += count,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+fn private_page(bytes: crate::memory::SharedBytes<'_>) -> Result<Page> {
+    use crate::memory::{Content, Frame};
+    let frame = Frame::allocate(Content::Overwritten)?;
+    frame.copy_page(bytes);
+    Ok(Page::Frame(frame))
+}
+
+/// Only regular files have content.
+fn check_regular(mode: u32) -> Result<()> {
+    match mode & S_IFMT {
+        S_IFREG => Ok(()),
+        S_IFDIR => Err(Errno::EISDIR),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+fn copy(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOMEM)?;
+    copy.extend_from_slice(bytes);
+    Ok(copy)
+}

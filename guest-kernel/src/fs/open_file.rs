@@ -1,0 +1,337 @@
+//! Open file descriptions: what `open(2)` makes and `dup(2)` shares.
+
+use super::inode::Inode;
+use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG};
+use super::path::{Name, path_of};
+use super::stream::{Events, Seek, StreamRef};
+use super::tmpfs::Content;
+use crate::errno::{Errno, Result};
+use crate::memory::{Page, PageSource, UserReader, UserWriter};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use linux_raw_sys::general::{
+    O_ACCMODE, O_APPEND, O_DIRECT, O_NOATIME, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY,
+};
+
+/// What `fcntl(2)`'s `F_SETFL` can change.
+const SETTABLE: u32 = O_APPEND | O_NONBLOCK | O_NOATIME | O_DIRECT;
+/// Offsets are signed.
+const MAX_OFFSET: u64 = i64::MAX.cast_unsigned();
+
+/// Where an open file's name was when it was opened.
+struct Place {
+    parent: Inode,
+    name: Name,
+}
+
+/// An open file description.
+pub struct OpenFile {
+    inode: Inode,
+    place: Option<Place>,
+    /// Where reads and writes go, if not to the inode's content.
+    stream: Option<StreamRef>,
+    /// Access mode and file status flags.
+    flags: AtomicU32,
+    offset: AtomicU64,
+}
+
+/// The point that an offset is relative to (`lseek(2)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// The start of the file.
+    Start,
+    /// The current offset.
+    Current,
+    /// The end of the file.
+    End,
+    /// The next data at or after the offset.
+    Data,
+    /// The next hole at or after the offset.
+    Hole,
+}
+
+impl OpenFile {
+    /// Opens a file that was found by a path.
+    pub fn new(
+        inode: Inode,
+        parent: Inode,
+        name: Name,
+        stream: Option<StreamRef>,
+        flags: u32,
+    ) -> Self {
+        Self {
+            inode,
+            place: Some(Place { parent, name }),
+            stream,
+            flags: AtomicU32::new(flags),
+            offset: AtomicU64::new(0),
+        }
+    }
+
+    /// Opens a stream that has no path.
+    pub const fn stream(stream: StreamRef, inode: Inode, flags: u32) -> Self {
+        Self {
+            inode,
+            place: None,
+            stream: Some(stream),
+            flags: AtomicU32::new(flags),
+            offset: AtomicU64::new(0),
+        }
+    }
+
+    /// The file.
+    pub const fn inode(&self) -> &Inode {
+        &self.inode
+    }
+
+    /// The stream, if the file is one.
+    pub const fn as_stream(&self) -> Option<&StreamRef> {
+        self.stream.as_ref()
+    }
+
+    /// Access mode and file status flags, as `F_GETFL` shows them.
+    pub fn flags(&self) -> u32 {
+        self.flags.load(Ordering::Relaxed)
+    }
+
+    /// `F_SETFL`: changes those flags that can be changed.
+    pub fn set_flags(&self, flags: u32) {
+        let change = |old: u32| Some(old & !SETTABLE | flags & SETTABLE);
+        let _ = self.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// Whether it was opened for reading.
+    pub fn is_readable(&self) -> bool {
+        let flags = self.flags();
+        flags & O_PATH == 0 && flags & O_ACCMODE != O_WRONLY
+    }
+
+    /// Whether it was opened for writing.
+    pub fn is_writable(&self) -> bool {
+        let flags = self.flags();
+        flags & O_PATH == 0 && flags & O_ACCMODE != O_RDONLY
+    }
+
+    /// Whether it only stands for a place in the tree (`O_PATH`).
+    pub fn is_path_only(&self) -> bool {
+        self.flags() & O_PATH != 0
+    }
+
+    fn waits(&self) -> bool {
+        self.flags() & O_NONBLOCK == 0
+    }
+
+    /// `read(2)`.
+    ///
+    /// # Errors
+    /// EBADF, EISDIR, EINVAL, EFAULT, EAGAIN, EINTR, EIO.
+    pub fn read(&self, buffer: &mut UserWriter) -> Result<usize> {
+        if !self.is_readable() {
+            return Err(Errno::EBADF);
+        }
+        if let Some(stream) = &self.stream {
+            return stream.read(buffer, self.waits());
+        }
+        let offset = self.offset.load(Ordering::Relaxed);
+        let count = self.inode.read(offset, buffer)?;
+        self.offset.store(offset + count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    /// `pread(2)`.
+    ///
+    /// # Errors
+    /// ESPIPE, and as for [`Self::read`].
+    pub fn read_at(&self, offset: u64, buffer: &mut UserWriter) -> Result<usize> {
+        if !self.is_readable() {
+            return Err(Errno::EBADF);
+        }
+        match &self.stream {
+            Some(stream) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+            Some(stream) => stream.read(buffer, self.waits()),
+            None => self.inode.read(offset, buffer),
+        }
+    }
+
+    /// `write(2)`.
+    ///
+    /// # Errors
+    /// EBADF, EINVAL, EFAULT, EAGAIN, EINTR, EIO, EPIPE, ENOSPC, EFBIG.
+    pub fn write(&self, data: &mut UserReader) -> Result<usize> {
+        if !self.is_writable() {
+            return Err(Errno::EBADF);
+        }
+        if let Some(stream) = &self.stream {
+            return stream.write(data, self.waits());
+        }
+        let offset = if self.flags() & O_APPEND == 0 {
+            self.offset.load(Ordering::Relaxed)
+        } else {
+            self.inode.size()?
+        };
+        let count = self.inode.write(offset, data)?;
+        self.offset.store(offset + count as u64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    /// `pwrite(2)`; like Linux's, it appends if the file is open with `O_APPEND`.
+    ///
+    /// # Errors
+    /// ESPIPE, and as for [`Self::write`].
+    pub fn write_at(&self, offset: u64, data: &mut UserReader) -> Result<usize> {
+        if !self.is_writable() {
+            return Err(Errno::EBADF);
+        }
+        match &self.stream {
+            Some(stream) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+            Some(stream) => stream.write(data, self.waits()),
+            None if self.flags() & O_APPEND != 0 => self.inode.write(self.inode.size()?, data),
+            None => self.inode.write(offset, data),
+        }
+    }
+
+    /// Copies bytes at `offset` to the kernel, which is itself the reader (`execve`); fewer where
+    /// the file ends.
+    ///
+    /// # Errors
+    /// EISDIR, EINVAL if it has no content, EUCLEAN.
+    pub fn read_bytes(&self, offset: u64, target: &mut [u8]) -> Result<usize> {
+        if self.stream.is_some() {
+            Err(Errno::EINVAL)
+        } else {
+            self.inode.read_bytes(offset, target)
+        }
+    }
+
+    /// `lseek(2)`.
+    ///
+    /// # Errors
+    /// EBADF, ESPIPE, EINVAL, ENXIO, EOVERFLOW.
+    pub fn seek(&self, offset: i64, whence: Whence) -> Result<u64> {
+        if self.is_path_only() {
+            return Err(Errno::EBADF);
+        }
+        match self.stream.as_ref().map(|stream| stream.seek()) {
+            Some(Seek::No) => return Err(Errno::ESPIPE),
+            Some(Seek::Ignored) => return Ok(0),
+            None => {}
+        }
+        let is_directory = self.inode.is_directory()?;
+        let base = match whence {
+            Whence::Start => 0,
+            Whence::Current => self.offset.load(Ordering::Relaxed),
+            // A directory's offset is a position in its listing.
+            Whence::End if is_directory => MAX_OFFSET,
+            Whence::End => self.inode.size()?,
+            Whence::Data | Whence::Hole => return self.seek_data(offset, whence == Whence::Hole),
+        };
+        let target = base.checked_add_signed(offset).ok_or(Errno::EINVAL)?;
+        if target > MAX_OFFSET {
+            return Err(if offset > 0 { Errno::EOVERFLOW } else { Errno::EINVAL });
+        }
+        self.offset.store(target, Ordering::Relaxed);
+        Ok(target)
+    }
+
+    fn seek_data(&self, offset: i64, hole: bool) -> Result<u64> {
+        let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+        let size = self.inode.size()?;
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        let stored = match &self.inode {
+            Inode::Image(file_system, number) => file_system.changed(*number),
+            Inode::Memory(node) => Some(node.clone()),
+            Inode::Stream(_) => None,
+        };
+        let target = match stored.as_ref().map(|node| node.content()) {
+            Some(Content::File(file)) => file.seek_data(offset, hole)?,
+            // All data, and a hole at the end.
+            _ if hole => size,
+            _ => offset,
+        };
+        self.offset.store(target, Ordering::Relaxed);
+        Ok(target)
+    }
+
+    /// The current offset, or position in a directory's listing.
+    pub fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    /// Sets what [`Self::offset`] tells.
+    pub fn set_offset(&self, offset: u64) {
+        self.offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// `fstat(2)`.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn metadata(&self) -> Result<Metadata> {
+        self.inode.metadata()
+    }
+
+    /// What `poll(2)` finds.
+    pub fn poll(&self) -> Events {
+        match &self.stream {
+            Some(stream) => stream.poll(),
+            None => Events::IN.with(Events::OUT),
+        }
+    }
+
+    /// Whether it is a regular file, which `truncate`, `fallocate` and the like need.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn is_regular(&self) -> Result<bool> {
+        Ok(self.stream.is_none() && self.inode.mode()? & S_IFMT == S_IFREG)
+    }
+
+    /// Whether it is a directory.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn is_directory(&self) -> Result<bool> {
+        Ok(self.inode.mode()? & S_IFMT == S_IFDIR)
+    }
+
+    /// What /proc/self/fd/N shows: the file's path below `root`, with " (deleted)" if that name is
+    /// gone, or a stream's name.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG, ENOMEM, EUCLEAN.
+    pub fn path(&self, root: &Inode) -> Result<Vec<u8>> {
+        let Some(Place { parent, name }) = &self.place else {
+            return Ok(self.stream.as_ref().map(|stream| stream.name()).unwrap_or_default());
+        };
+        if self.is_directory()? {
+            // Directories know where they are now.
+            return match path_of(root, &self.inode)? {
+                Some(path) => Ok(path),
+                None => Ok(Vec::from(b"(deleted)")),
+            };
+        }
+        let mut path = path_of(root, parent)?.unwrap_or_default();
+        let is_there = parent.lookup(name.bytes()).is_ok_and(|inode| inode.is(&self.inode));
+        path.try_reserve(name.bytes().len() + 16).map_err(|_| Errno::ENOMEM)?;
+        if path.last() != Some(&b'/') {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.bytes());
+        if !is_there {
+            path.extend_from_slice(b" (deleted)");
+        }
+        Ok(path)
+    }
+}
+
+impl PageSource for OpenFile {
+    fn page(&self, index: u64, write: bool) -> Result<Page> {
+        if self.stream.is_some() { Err(Errno::ENODEV) } else { self.inode.page(index, write) }
+    }
+}
+
+/// A reference to an open file description, as descriptors hold it.
+pub type FileRef = Arc<OpenFile>;

@@ -1,0 +1,50 @@
+//! What files need from the rest of the kernel: the clock, entropy and the console's ports.
+//!
+//! The layers above and beside this one give it as a [`Services`], once, so that everything here
+//! can be tested without them.
+
+use super::metadata::Timestamp;
+use crate::errno::Result;
+use crate::memory::{UserReader, UserWriter};
+use crate::sync::SpinLock;
+
+/// The rest of the kernel, seen from a file.
+pub trait Services: Sync {
+    /// The time of day, for time stamps.
+    fn now(&self) -> Timestamp;
+
+    /// Fills a buffer with random bytes that nobody can foresee.
+    fn random(&self, bytes: &mut [u8]);
+
+    /// Writes all of a program's bytes to a console port, waiting for the host to take them.
+    ///
+    /// # Errors
+    /// What the host's `write` says, EFAULT, EINTR.
+    fn console_write(&self, port: u32, data: &mut UserReader) -> Result<usize>;
+
+    /// Reads from a console port, waiting until there is anything; 0 at the end of the input.
+    ///
+    /// # Errors
+    /// What the host's `read` says, EFAULT, EINTR.
+    fn console_read(&self, port: u32, buffer: &mut UserWriter) -> Result<usize>;
+
+    /// Whether [`Self::console_read`] would return at once.
+    fn console_readable(&self, port: u32) -> bool;
+}
+
+static SERVICES: SpinLock<Option<&'static dyn Services>> = SpinLock::new(None);
+
+/// Gives the file layer what it needs; before the first program starts.
+pub fn install(services: &'static dyn Services) {
+    *SERVICES.lock() = Some(services);
+}
+
+/// What was installed.
+pub fn services() -> Option<&'static dyn Services> {
+    *SERVICES.lock()
+}
+
+/// The time of day; 1970 until there is a clock.
+pub fn now() -> Timestamp {
+    services().map_or_else(Timestamp::default, Services::now)
+}

@@ -1,0 +1,110 @@
+//! Files that are not stored anywhere: pipes, terminals, devices.
+
+use super::metadata::Metadata;
+use crate::errno::{Errno, Result};
+use crate::memory::{UserReader, UserWriter};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// What `poll(2)` tells of a file. The bits are those of `struct pollfd`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events(pub u16);
+
+impl Events {
+    /// There is something to read, or the end.
+    pub const IN: Self = Self(0x1 | 0x40);
+    /// A write would not block.
+    pub const OUT: Self = Self(0x4 | 0x100);
+    /// An error is pending, or nobody reads the other end.
+    pub const ERROR: Self = Self(0x8);
+    /// The other end is gone.
+    pub const HANGUP: Self = Self(0x10);
+
+    /// Both sets.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// The set if the condition holds, else nothing.
+    #[must_use]
+    pub const fn when(self, condition: bool) -> Self {
+        if condition { self } else { Self(0) }
+    }
+}
+
+/// What `lseek(2)` does to a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// ESPIPE.
+    No,
+    /// Nothing: the offset means nothing and stays 0 (`/dev/null`).
+    Ignored,
+}
+
+/// Something that is read and written without being stored.
+pub trait Stream: Send + Sync {
+    /// Reads what there is; waits for it if `wait`.
+    ///
+    /// # Errors
+    /// EAGAIN if there is nothing and `wait` is false, EINTR, EFAULT, EINVAL if it is not readable.
+    fn read(&self, _buffer: &mut UserWriter, _wait: bool) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// Writes; waits for room if `wait`.
+    ///
+    /// # Errors
+    /// EAGAIN if there is no room and `wait` is false, EPIPE, EINTR, EFAULT, EINVAL if it is not
+    /// writable.
+    fn write(&self, _data: &mut UserReader, _wait: bool) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// What `fstat(2)` tells, for a stream that has no name in the tree.
+    fn metadata(&self) -> Metadata {
+        Metadata::default()
+    }
+
+    /// What /proc/self/fd/N shows, for a stream that has no name in the tree.
+    fn name(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// What a call would find now.
+    fn poll(&self) -> Events {
+        Events::IN.with(Events::OUT)
+    }
+
+    /// What `lseek(2)` does.
+    fn seek(&self) -> Seek {
+        Seek::No
+    }
+
+    /// `ioctl(2)`: the request and its argument register.
+    ///
+    /// # Errors
+    /// ENOTTY if the request means nothing to this stream.
+    fn ioctl(&self, _request: u32, _argument: u64) -> Result<i32> {
+        Err(Errno::ENOTTY)
+    }
+}
+
+/// A stream, shared by those who have it open.
+#[derive(Clone)]
+pub enum StreamRef {
+    /// One that always exists.
+    Static(&'static dyn Stream),
+    /// One that ends with its last user.
+    Shared(Arc<dyn Stream>),
+}
+
+impl core::ops::Deref for StreamRef {
+    type Target = dyn Stream;
+    fn deref(&self) -> &(dyn Stream + 'static) {
+        match self {
+            Self::Static(stream) => *stream,
+            Self::Shared(stream) => &**stream,
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Content of a directory in memory, or of one of the image that was changed.
+//!
+//! A changed directory of the image holds only the difference: names that were added, and marks
+//! ("whiteouts") over names of the image that are gone.
+
+use crate::errno::{Errno, Result};
+use crate::fs::erofs::{self, Image};
+use crate::fs::inode::Inode;
+use crate::fs::root::FileSystem;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use core::ops::Bound;
+
+/// Positions from here on are of names in memory; those below are the image's.
+const FIRST_POSITION: u64 = 1 << 60;
+
+enum Entry {
+    /// A file, and where `getdents64` finds the name.
+    File(Inode, u64),
+    /// The image's file of this name is gone.
+    Whiteout,
+}
+
+/// Names and what they stand for.
+pub struct Directory {
+    names: BTreeMap<Arc<[u8]>, Entry>,
+    /// The names that are files, in the order in which they were made: a listing goes on where it
+    /// stopped, whatever was added and removed in between.
+    order: BTreeMap<u64, Arc<[u8]>>,
+    next: u64,
+    lower: Option<(Image, erofs::Inode)>,
+    /// The directory above; `None` where the image says it.
+    pub parent: Option<Inode>,
+    /// Set by rmdir: nothing can be made in it any more.
+    pub removed: bool,
+}
+
+/// An entry as `getdents64` lists it.
+pub struct Listed<'a> {
+    /// The name.
+    pub name: &'a [u8],
+    /// Inode number.
+    pub number: u64,
+    /// `d_type`.
+    pub kind: u8,
+}
+
+impl Directory {
+    /// An empty directory.
+    pub const fn new(parent: Inode) -> Self {
+        Self::with(None, Some(parent))
+    }
+
+    /// A directory with the names of one of the image.
+    pub const fn over(image: Image, inode: erofs::Inode) -> Self {
+        Self::with(Some((image, inode)), None)
+    }
+
+    const fn with(lower: Option<(Image, erofs::Inode)>, parent: Option<Inode>) -> Self {
+        Self {
+            names: BTreeMap::new(),
+            order: BTreeMap::new(),
+            next: FIRST_POSITION,
+            lower,
+            parent,
+            removed: false,
+        }
+    }
+
+    /// Finds a name.
+    ///
+    /// # Errors
+    /// ENOENT, EUCLEAN.
+    pub fn lookup(&self, file_system: &'static FileSystem, name: &[u8]) -> Result<Inode> {
+        match self.names.get(name) {
+            Some(Entry::File(inode, _)) => Ok(inode.clone()),
+            Some(Entry::Whiteout) => Err(Errno::ENOENT),
+            None => Ok(Inode::Image(file_system, self.lookup_lower(name)?)),
+        }
+    }
+
+    fn lookup_lower(&self, name: &[u8]) -> Result<u64> {
+        let (image, inode) = self.lower.as_ref().ok_or(Errno::ENOENT)?;
+        inode.find(image, name).map(|entry| entry.number)
+    }
+
+    /// Gives a name that does not exist to a file.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn insert(&mut self, name: &[u8], inode: Inode) -> Result<()> {
+        let name = shared_name(name)?;
+        let position = self.next;
+        self.next += 1;
+        self.order.insert(position, name.clone());
+        self.names.insert(name, Entry::File(inode, position));
+        Ok(())
+    }
+
+    /// Lets an existing name stand for another file.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn replace(&mut self, name: &[u8], inode: Inode) -> Result<()> {
+        if let Some(Entry::File(old, _)) = self.names.get_mut(name) {
+            *old = inode;
+            return Ok(());
+        }
+        self.insert(name, inode)
+    }
+
+    /// Removes a name that exists.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn remove(&mut self, name: &[u8]) -> Result<()> {
+        let in_image = self.lookup_lower(name).is_ok();
+        if in_image && !self.names.contains_key(name) {
+            self.names.insert(shared_name(name)?, Entry::Whiteout);
+            return Ok(());
+        }
+        let removed = if in_image {
+            self.names.get_mut(name).map(|entry| core::mem::replace(entry, Entry::Whiteout))
+        } else {
+            self.names.remove(name)
+        };
+        if let Some(Entry::File(_, position)) = removed {
+            self.order.remove(&position);
+        }
+        Ok(())
+    }
+
+    /// How many names there are in memory.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there is no name but `.` and `..`.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn is_empty(&self) -> Result<bool> {
+        if !self.order.is_empty() {
+            return Ok(false);
+        }
+        let mut empty = true;
+        self.list(0, &mut |_, _| {
+            empty = false;
+            false
+        })?;
+        Ok(empty)
+    }
+
+    /// Gives the names from `position` on to `each`, with the position after each, until it
+    /// returns false. `.` and `..` are not among them.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn list(
+        &self,
+        position: u64,
+        each: &mut dyn FnMut(&Listed<'_>, u64) -> bool,
+    ) -> Result<()> {
+        if position < FIRST_POSITION
+            && let Some((image, inode)) = &self.lower
+        {
+            let mut going_on = true;
+            list_image(image, inode, position, &mut |listed, next| {
+                if !self.names.contains_key(listed.name) {
+                    going_on = each(listed, next);
+                }
+                going_on
+            })?;
+            if !going_on {
+                return Ok(());
+            }
+        }
+        for (&at, name) in self.order.range((Bound::Included(position), Bound::Unbounded)) {
+            let Some(Entry::File(inode, _)) = self.names.get(name) else { continue };
+            let listed =
+                Listed { name, number: inode.number(), kind: super::entry_type(inode.mode()?) };
+            if !each(&listed, at + 1) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The same for a directory of the image that was not changed.
+///
+/// # Errors
+/// EUCLEAN.
+pub fn list_image(
+    image: &Image,
+    inode: &erofs::Inode,
+    position: u64,
+    each: &mut dyn FnMut(&Listed<'_>, u64) -> bool,
+) -> Result<()> {
+    inode.entries(image, position, |entry, next| {
+        let mut name = [0; 255];
+        let len = entry.name.copy_to(&mut name);
+        let name = &name[..len];
+        if name == b"." || name == b".." {
+            return true;
+        }
+        each(&Listed { name, number: entry.number, kind: entry.directory_type() }, next)
+    })
+}
+
+fn shared_name(name: &[u8]) -> Result<Arc<[u8]>> {
+    if name.len() > 255 { Err(Errno::ENAMETOOLONG) } else { Ok(Arc::from(name)) }
+}

@@ -1,0 +1,56 @@
+//! Clocks (`clock_gettime(2)`), made from the TSC that the VMM has calibrated.
+//!
+//! * [`tsc`]: ticks to nanoseconds and back
+//! * [`vvar`]: the page that says how, which programs read too
+//! * [`vdso`]: the code with which they do
+//! * [`clock`]: the clocks by their ids
+//! * [`timespec`]: times as programs write them
+//! * [`usage`]: CPU time
+
+pub mod clock;
+pub mod timespec;
+pub mod tsc;
+pub mod usage;
+pub mod vdso;
+pub mod vvar;
+
+pub use clock::{Clock, ClockId};
+
+use crate::errno::{Errno, Result};
+
+/// Nanoseconds in a second.
+pub const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Rate of the ticks that `times(2)` and /proc/PID/stat count in, `sysconf(_SC_CLK_TCK)`.
+pub const USER_HZ: u64 = 100;
+
+/// The page `[vvar]` of every process, and the kernel's own account of time.
+pub static VVAR: vvar::Vvar = vvar::Vvar::new();
+
+/// Nanoseconds since boot: `CLOCK_MONOTONIC`. 0 until [`VVAR`] was started.
+pub fn monotonic_ns() -> u64 {
+    VVAR.monotonic(tsc::read())
+}
+
+/// Nanoseconds since 1970: `CLOCK_REALTIME`.
+pub fn realtime_ns() -> u64 {
+    monotonic_ns().wrapping_add(VVAR.realtime_offset())
+}
+
+/// Sets the time of day.
+///
+/// # Errors
+/// EINVAL if the machine would have been started before 1970.
+pub fn set_realtime_ns(ns: u64) -> Result<()> {
+    let offset = ns.checked_sub(monotonic_ns()).ok_or(Errno::EINVAL)?;
+    VVAR.set_realtime_offset(offset);
+    Ok(())
+}
+
+/// Starts the clocks: the TSC ticks at `khz`, and at the reading `tsc` the time of day was
+/// `realtime_ns`.
+pub fn start(khz: u64, tsc: u64, realtime_ns: u64) {
+    if let Some(scale) = tsc::Scale::from_khz(khz) {
+        VVAR.start(scale, tsc, realtime_ns, true);
+    }
+}
