@@ -140,3 +140,113 @@ fn seed() -> Result<[u8; 96], Error> {
     let mut seed = [0; 96];
     // Requests of up to 256 bytes are never cut short (getrandom(2)).
     entropy::fill(&mut seed).map_err(host("get random bytes"))?;
+    Ok(seed)
+}
+
+fn event() -> Result<EventFd, Error> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("create an eventfd"))
+}
+
+/// Makes the devices, and the loop that attends to them.
+fn devices(
+    config: &Config,
+    vm: &VmFd,
+    memory: &GuestMemory,
+    vcpus: &Arc<Vcpus>,
+    signals: SignalFile,
+) -> Result<(Bus, EventLoop), Error> {
+    let interrupts = interrupts::connect(vm, DEVICES)
+        .map_err(|error| Error::Kvm { doing: "connect device interrupts", source: error.into() })?;
+    let [console_irq, rng_irq] = <[EventFd; 2]>::try_from(interrupts)
+        .map_err(|_| host("connect device interrupts")(io::Error::other("count")))?;
+    let reach =
+        DeviceMemory { ram: Arc::clone(&memory.ram), readable: Arc::clone(&memory.readable) };
+    let duplicate = |event: &EventFd| event.try_clone().map_err(host("duplicate an eventfd"));
+
+    let mut device = Console::new(Files {
+        standard: [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO],
+        terminal: config.terminal,
+        trace: None,
+    });
+    if let Some((columns, rows)) = config.terminal.then(window_size).flatten() {
+        device.resize(columns, rows);
+    }
+    let console_wake = event()?;
+    let console: Shared<Console> = Arc::new(Mutex::new(Transport::new(
+        device,
+        reach.clone(),
+        console_irq,
+        duplicate(&console_wake)?,
+    )));
+    let rng_wake = event()?;
+    let rng: Shared<Rng> =
+        Arc::new(Mutex::new(Transport::new(Rng, reach, rng_irq, duplicate(&rng_wake)?)));
+
+    let mut events = EventLoop::new(Arc::clone(vcpus), Arc::clone(&console), signals)?;
+    events.attend(Arc::clone(&console), console_wake);
+    events.attend(Arc::clone(&rng), rng_wake);
+    let bus = Bus::new(SerialPort::new(config.verbose), vec![console, rng]);
+    Ok((bus, events))
+}
+
+/// The vCPU threads; dropping this ends them.
+///
+/// It shares what they share, so that none of them is the last to drop, and so to close, any of it.
+struct Threads {
+    vcpus: Arc<Vcpus>,
+    kvm: Arc<Kvm>,
+    vm: Option<Arc<VmFd>>,
+    handles: Vec<JoinHandle<Option<VcpuFd>>>,
+}
+
+impl Threads {
+    const fn new(vcpus: Arc<Vcpus>, kvm: Arc<Kvm>) -> Self {
+        Self { vcpus, kvm, vm: None, handles: Vec::new() }
+    }
+
+    fn spawn(
+        &mut self,
+        name: String,
+        body: impl FnOnce(&Vcpus) -> Option<VcpuFd> + Send + 'static,
+    ) -> Result<(), Error> {
+        let vcpus = Arc::clone(&self.vcpus);
+        let builder = thread::Builder::new().name(name).stack_size(VCPU_STACK);
+        self.handles
+            .push(builder.spawn(move || body(&vcpus)).map_err(host("create a vCPU thread"))?);
+        Ok(())
+    }
+
+    /// The thread of the first vCPU, which waits for the machine.
+    fn spawn_first(&mut self) -> Result<SyncSender<Arc<VmFd>>, Error> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let kvm = Arc::clone(&self.kvm);
+        self.spawn("vcpu0".to_owned(), move |vcpus| vcpus.run_first(&kvm, &receiver))?;
+        Ok(sender)
+    }
+
+    /// The threads of the other vCPUs; returns when all of them are confined.
+    fn spawn_secondaries(&mut self, vm: &Arc<VmFd>, cpus: u8) -> Result<(), Error> {
+        let (ready, readiness) = mpsc::sync_channel(usize::from(cpus));
+        for index in 1..cpus {
+            let (kvm, vm, ready) = (Arc::clone(&self.kvm), Arc::clone(vm), ready.clone());
+            self.spawn(format!("vcpu{index}"), move |vcpus| {
+                vcpus.run_secondary(&kvm, &vm, index, &ready)
+            })?;
+        }
+        drop(ready);
+        for _ in 1..cpus {
+            // One that failed hangs up, and has said why to the event loop.
+            let _ = readiness.recv();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.vcpus.stop();
+        for handle in self.handles.drain(..) {
+            let _ = handle.join();
+        }
+    }
+}
