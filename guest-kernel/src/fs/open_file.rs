@@ -6,7 +6,7 @@ use super::path::{Name, path_of};
 use super::stream::{Events, Seek, StreamRef};
 use super::tmpfs::Content;
 use crate::errno::{Errno, Result};
-use crate::memory::{Page, PageSource, UserReader, UserWriter};
+use crate::memory::{Page, PageSource, PhysAddr, UserReader, UserWriter};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -330,6 +330,10 @@ impl OpenFile {
 impl PageSource for OpenFile {
     fn page(&self, index: u64, write: bool) -> Result<Page> {
         if self.stream.is_some() { Err(Errno::ENODEV) } else { self.inode.page(index, write) }
+    }
+
+    fn image_run(&self, index: u64) -> Option<(PhysAddr, u64)> {
+        if self.stream.is_some() { None } else { self.inode.image_run(index) }
     }
 }
 
