@@ -8,7 +8,7 @@ use crate::arch::frame::{rflags, selector};
 use crate::arch::{Cpu, TrapFrame, fpu};
 use crate::errno::{Errno, Result};
 use crate::memory::{SharedBytes, UserPtr, UserReader, UserWriter};
-use crate::process::{self, current};
+use crate::process::current;
 use crate::signal::{Action, AlternateStack, Fault, Information, STACK_DISABLED, action, bit};
 use crate::signal::{DefaultAction, default_action, number};
 use airlock_abi::exit::Exit;
@@ -23,7 +23,8 @@ const UC_FP_XSTATE: u64 = 1;
 /// `FP_XSTATE_MAGIC1`, `FP_XSTATE_MAGIC2`.
 const XSTATE_MAGIC: [u32; 2] = [0x4650_5853, 0x4650_5845];
 /// RFLAGS bits that a handler may change (Linux's `FIX_EFLAGS`).
-const PROGRAM_FLAGS: u64 = rflags::ALIGNMENT | rflags::RESUME | rflags::DIRECTION | rflags::TRAP | 1 << 11 | 0xd5;
+const PROGRAM_FLAGS: u64 =
+    rflags::ALIGNMENT | rflags::RESUME | rflags::DIRECTION | rflags::TRAP | 1 << 11 | 0xd5;
 
 /// `struct sigcontext`.
 #[repr(C)]
@@ -99,8 +100,9 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
             force(Fault::GENERAL);
         }
     }
+    let process = current();
     loop {
-        let mut signals = current().signals.lock();
+        let mut signals = process.signals.lock();
         let Some(signal) = signals.deliverable() else { return };
         let taken = signals.action(signal);
         let Some(information) = signals.take(signal) else { return };
@@ -108,11 +110,11 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
             signals.set_action(signal, Action::default());
         }
         drop(signals);
-        super::trace::signal(information);
+        super::trace::signal(&information);
         match taken.handler {
             action::IGNORE => {}
             action::DEFAULT => match default_action(signal) {
-                DefaultAction::Terminate => process::end(Exit::Signaled(signal)),
+                DefaultAction::Terminate => crate::process::end(Exit::Signaled(signal)),
                 // Stopping has no one who could continue the process again: there is no job
                 // control yet.
                 DefaultAction::Ignore | DefaultAction::Continue | DefaultAction::Stop => {}
@@ -124,7 +126,7 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
                 }
                 if push(frame, information, taken).is_err() {
                     // There is no room for the frame: Linux's force_sigsegv.
-                    let mut signals = current().signals.lock();
+                    let mut signals = process.signals.lock();
                     if signal == number::SIGSEGV {
                         signals.set_action(signal, Action::default());
                     }
@@ -145,9 +147,23 @@ fn force(fault: Fault) {
 /// (signal(7), "Interruption of system calls and library functions by signal handlers").
 fn restart_call(frame: &mut TrapFrame, taken: Action) {
     const NEVER: [&str; 17] = [
-        "poll", "ppoll", "select", "pselect6", "nanosleep", "clock_nanosleep", "pause", "rt_sigsuspend",
-        "rt_sigtimedwait", "epoll_wait", "epoll_pwait", "epoll_pwait2", "msgrcv", "msgsnd", "semop",
-        "semtimedop", "io_getevents",
+        "poll",
+        "ppoll",
+        "select",
+        "pselect6",
+        "nanosleep",
+        "clock_nanosleep",
+        "pause",
+        "rt_sigsuspend",
+        "rt_sigtimedwait",
+        "epoll_wait",
+        "epoll_pwait",
+        "epoll_pwait2",
+        "msgrcv",
+        "msgsnd",
+        "semop",
+        "semtimedop",
+        "io_getevents",
     ];
     if frame.rax.cast_signed() != Errno::EINTR.to_register() || taken.flags & action::RESTART == 0 {
         return;
@@ -259,7 +275,8 @@ fn save_fpu(at: u64) -> Result<()> {
     }
     let mut writer = UserWriter::new(at, fpu::size() + 4);
     let whole = writer.write(state.bytes())? == fpu::size();
-    let marked = !xsave || writer.write(SharedBytes::from_slice(&XSTATE_MAGIC[1].to_le_bytes()))? == 4;
+    let marked =
+        !xsave || writer.write(SharedBytes::from_slice(&XSTATE_MAGIC[1].to_le_bytes()))? == 4;
     if whole && marked { Ok(()) } else { Err(Errno::EFAULT) }
 }
 

@@ -6,8 +6,12 @@
 #[cfg(target_os = "none")]
 mod deliver;
 pub mod handlers;
+mod identity;
 mod memory;
 mod process;
+#[cfg(target_os = "none")]
+mod signal;
+mod system;
 mod time;
 #[cfg(any(test, target_os = "none"))]
 mod trace;
@@ -129,6 +133,8 @@ impl<T: IntoRegister> IntoRegister for Result<T> {
 
 #[cfg(target_os = "none")]
 pub use dispatch::*;
+#[cfg(target_os = "none")]
+pub use trace::end as record_end;
 
 #[cfg(target_os = "none")]
 mod dispatch {
