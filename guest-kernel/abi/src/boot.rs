@@ -77,8 +77,11 @@ pub struct BootInfo {
     pub tsc: u64,
     /// ...and the nanoseconds since 1970-01-01 00:00 UTC at that moment.
     pub realtime_ns: u64,
-    /// Entropy from the host, fresh for every virtual machine.
+    /// Entropy from the host, fresh for every virtual machine: the seed of the kernel's generator.
     pub seed: [u8; 32],
+    /// More entropy from the host, for the first program's `AT_RANDOM` and address space layout, so that
+    /// the generator need not run before it is asked for something.
+    pub first_random: [u8; 64],
 }
 
 /// Bits of [`BootInfo::flags`].

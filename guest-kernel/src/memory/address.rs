@@ -25,6 +25,15 @@ impl PhysAddr {
         let base = super::frame::host::base();
         core::ptr::with_exposed_provenance_mut(base + usize_from(self.0))
     }
+
+    /// The address behind a pointer into the direct map.
+    pub fn from_pointer<T>(pointer: *const T) -> Self {
+        #[cfg(target_os = "none")]
+        let base = DIRECT_MAP;
+        #[cfg(not(target_os = "none"))]
+        let base = super::frame::host::base();
+        Self((pointer.expose_provenance() - base) as u64)
+    }
 }
 
 /// A 64-bit number as a size; both are 64 bits wide on every target of this crate.

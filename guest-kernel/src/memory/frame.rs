@@ -289,9 +289,7 @@ impl Frame {
     /// Overwrites the whole frame with a page's worth of bytes from elsewhere.
     pub fn copy_page(&self, source: SharedBytes<'_>) {
         let count = source.len().min(PAGE_SIZE);
-        // SAFETY: `count` bytes are readable at the source by its type's contract, and writable in
-        // the frame; `copy` allows the two to be the same.
-        unsafe { core::ptr::copy(source.as_ptr(), self.as_ptr(), count) };
+        self.fill(0, source);
         self.clear(count, PAGE_SIZE - count);
     }
 }

@@ -1,8 +1,13 @@
 //! Memory: frames, the heap, a program's address space, and copies to and from it.
 
 mod address;
+pub mod areas;
 mod bytes;
 pub mod frame;
+#[cfg(target_os = "none")]
+pub mod heap;
+pub mod page_table;
+pub mod space;
 pub mod user;
 
 pub use address::{PAGE, PAGE_SIZE, PhysAddr, USER_END, page_ceil, page_floor, usize_from};

@@ -1,1 +1,15 @@
-//! x86-64.
+//! x86-64: entry, traps, page tables, interrupts. The only place that knows the processor.
+
+pub mod apic;
+mod boot;
+pub mod copy;
+pub mod cpu;
+pub mod entry;
+pub mod frame;
+pub mod paging;
+pub mod probe;
+pub mod serial;
+mod trap;
+
+pub use cpu::Cpu;
+pub use frame::TrapFrame;

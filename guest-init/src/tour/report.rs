@@ -1,0 +1,66 @@
+//! What the tour prints.
+
+use std::ffi::c_long;
+use std::io::{self, Write};
+
+use airlock_abi::errno::Errno;
+
+/// Text on its way to standard output, and how many checks failed so far.
+#[derive(Default)]
+pub struct Report {
+    text: String,
+    failed: u32,
+}
+
+impl Report {
+    /// How many checks failed.
+    pub const fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// Prints text.
+    pub fn text(&mut self, text: &str) {
+        self.text.push_str(text);
+    }
+
+    /// Begins a part of the report. What is before it gets printed now, whatever comes.
+    pub fn heading(&mut self, heading: &str) {
+        self.flush();
+        self.text(&format!("\n{heading}\n"));
+    }
+
+    /// A line of a part.
+    pub fn line(&mut self, line: &str) {
+        self.text(&format!("  {line}\n"));
+    }
+
+    /// A line about something that has to be so, and the error if there was one.
+    pub fn outcome(&mut self, holds: bool, what: &str, error: Option<Errno>) {
+        let mark = if holds { "ok" } else { "FAILED" };
+        self.failed += u32::from(!holds);
+        match error {
+            Some(error) => self.line(&format!("{mark:6} {what}: {} ({error})", error.name())),
+            None => self.line(&format!("{mark:6} {what}")),
+        }
+    }
+
+    /// A line about something that must be refused, with one of these errors.
+    pub fn refusal(&mut self, what: &str, result: Result<c_long, Errno>, expected: &[Errno]) {
+        match result {
+            Err(error) => self.outcome(
+                expected.contains(&error),
+                &format!("refused: {what}"),
+                Some(error),
+            ),
+            Ok(value) => self.outcome(false, &format!("allowed: {what} (result {value})"), None),
+        }
+    }
+
+    /// Prints what there is so far. If standard output is gone, so is whoever would read the rest.
+    pub fn flush(&mut self) {
+        let _ = io::stdout()
+            .write_all(self.text.as_bytes())
+            .and_then(|()| io::stdout().flush());
+        self.text.clear();
+    }
+}

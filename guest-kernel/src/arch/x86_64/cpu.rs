@@ -1,0 +1,403 @@
+//! One vCPU: its control registers, model-specific registers, and the block that GS points to.
+
+use super::frame::selector;
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+
+/// As many vCPUs as the kernel supports; x2APIC ids up to 254 are addressable by MSI.
+pub const MAX_CPUS: usize = 254;
+
+/// Model-specific registers (SDM volume 4; AMD64 APM volume 2, appendix A).
+pub mod msr {
+    /// CPUID faulting: `MSR_MISC_FEATURES_ENABLES`, bit 0.
+    pub const MISC_FEATURES_ENABLES: u32 = 0x140;
+    /// `MSR_PLATFORM_INFO`; bit 31 says that CPUID faulting exists.
+    pub const PLATFORM_INFO: u32 = 0xce;
+    /// Local APIC base; bit 10 is x2APIC mode, bit 11 enables it.
+    pub const APIC_BASE: u32 = 0x1b;
+    /// First x2APIC register; register n of the MMIO page is at `X2APIC + (n >> 4)`.
+    pub const X2APIC: u32 = 0x800;
+    /// Extended features: SYSCALL, long mode, NX.
+    pub const EFER: u32 = 0xc000_0080;
+    /// Segment selectors of SYSCALL and SYSRET.
+    pub const STAR: u32 = 0xc000_0081;
+    /// Target of SYSCALL.
+    pub const LSTAR: u32 = 0xc000_0082;
+    /// RFLAGS bits that SYSCALL clears.
+    pub const SFMASK: u32 = 0xc000_0084;
+    /// Base of FS.
+    pub const FS_BASE: u32 = 0xc000_0100;
+    /// Base of GS.
+    pub const GS_BASE: u32 = 0xc000_0101;
+    /// The other base of GS, which SWAPGS exchanges it with.
+    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
+}
+
+/// Reads a model-specific register.
+///
+/// # Safety
+/// The register exists.
+pub unsafe fn read_msr(register: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reading has no effect but a fault if there is no such register.
+    unsafe {
+        asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+/// The register exists and the new value does not break what Rust code relies on.
+pub unsafe fn write_msr(register: u32, value: u64) {
+    let [low, high] = halves(value);
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack, preserves_flags));
+    }
+}
+
+/// Low and high 32 bits.
+pub fn halves(value: u64) -> [u32; 2] {
+    let bytes = value.to_le_bytes();
+    let half =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    [half(0), half(4)]
+}
+
+/// Task state segment of 64-bit mode (SDM volume 3, figure 8-11).
+#[repr(C, packed(4))]
+struct TaskState {
+    reserved: u32,
+    /// Stack for entry from ring 3.
+    rsp: [u64; 3],
+    reserved2: u64,
+    /// Stacks that interrupt gates name by number, from 1.
+    ist: [u64; 7],
+    reserved3: u64,
+    reserved4: u16,
+    io_map_base: u16,
+}
+
+/// How many interrupt stacks the gates use.
+pub const INTERRUPT_STACKS: usize = 4;
+const INTERRUPT_STACK_SIZE: usize = 4096;
+
+/// Stack of a vector that may strike anywhere. The word above its top is the address of the vCPU's
+/// block, since GS cannot be trusted then.
+#[repr(C, align(16))]
+struct InterruptStack {
+    bytes: [u8; INTERRUPT_STACK_SIZE - 16],
+    cpu: u64,
+    padding: u64,
+}
+
+/// What GS points to in the kernel. `repr(C)`: entry code uses the offsets.
+#[repr(C, align(64))]
+pub struct Cpu {
+    /// Its own address, for `gs:[0]`.
+    this: AtomicPtr<Cpu>,
+    /// The program's RSP between SYSCALL and the switch of stacks.
+    pub(super) user_rsp: AtomicU64,
+    /// Top of the current thread's kernel stack.
+    pub(super) stack_top: AtomicU64,
+    /// Whether the way back to the program must go through the slow path.
+    pub(super) work: AtomicBool,
+    /// Whether SYSCALL arrives as a page fault (host B).
+    pub(super) syscall_faults: AtomicBool,
+    /// Number of this vCPU, also its APIC id.
+    index: AtomicU32,
+    /// The thread that runs, for `sched`.
+    pub thread: AtomicPtr<()>,
+    gdt: [u64; 10],
+    tss: TaskState,
+    stacks: [InterruptStack; INTERRUPT_STACKS],
+}
+
+const GDT: [u64; 10] = [
+    0,
+    0,
+    0x00af_9b00_0000_ffff, // kernel code, 64-bit
+    0x00cf_9300_0000_ffff, // kernel data
+    0x00cf_fb00_0000_ffff, // user code, 32-bit
+    0x00cf_f300_0000_ffff, // user data
+    0x00af_fb00_0000_ffff, // user code, 64-bit
+    0,
+    0, // TSS, two entries
+    0,
+];
+
+impl Cpu {
+    const fn new() -> Self {
+        Self {
+            this: AtomicPtr::new(core::ptr::null_mut()),
+            user_rsp: AtomicU64::new(0),
+            stack_top: AtomicU64::new(0),
+            work: AtomicBool::new(false),
+            syscall_faults: AtomicBool::new(false),
+            index: AtomicU32::new(0),
+            thread: AtomicPtr::new(core::ptr::null_mut()),
+            gdt: GDT,
+            tss: TaskState {
+                reserved: 0,
+                rsp: [0; 3],
+                reserved2: 0,
+                ist: [0; 7],
+                reserved3: 0,
+                reserved4: 0,
+                // Beyond the limit: no port is open to programs.
+                io_map_base: 104,
+            },
+            stacks: [const {
+                InterruptStack { bytes: [0; INTERRUPT_STACK_SIZE - 16], cpu: 0, padding: 0 }
+            }; INTERRUPT_STACKS],
+        }
+    }
+
+    /// The vCPU that runs this code.
+    #[inline]
+    pub fn current() -> &'static Self {
+        let cpu: *const Self;
+        // SAFETY: in the kernel GS points to the vCPU's block, whose first word is its own address.
+        unsafe {
+            asm!("mov {}, gs:[0]", out(reg) cpu, options(nostack, preserves_flags, readonly, pure));
+            &*cpu
+        }
+    }
+
+    /// Its number, from 0.
+    pub fn index(&self) -> u32 {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// Makes the next entries from ring 3 use the stack that ends at `top`.
+    pub fn set_kernel_stack(&self, top: u64) {
+        self.stack_top.store(top, Ordering::Relaxed);
+        // SAFETY: only this vCPU writes its TSS, and the processor reads it when it changes rings.
+        unsafe { (&raw const self.tss.rsp).cast_mut().cast::<u64>().write_unaligned(top) };
+    }
+
+    /// Begins the work that was asked for; more may be asked for meanwhile.
+    pub fn take_work(&self) {
+        self.work.store(false, Ordering::Relaxed);
+    }
+
+    /// Sends the way back to the program through the slow path, once.
+    pub fn request_work(&self) {
+        self.work.store(true, Ordering::Relaxed);
+    }
+}
+
+static mut BOOT_CPU: Cpu = Cpu::new();
+/// Blocks of all vCPUs by number; null until they start.
+static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+
+/// Prepares the block of a vCPU that is not the first.
+pub fn prepare_secondary(index: u32) -> Option<()> {
+    let cpu = alloc::boxed::Box::leak(alloc::boxed::Box::new(Cpu::new()));
+    CPUS.get(index as usize)?.store(cpu, Ordering::Release);
+    Some(())
+}
+
+/// Loads segments, tables and the MSRs of SYSCALL on the vCPU that runs this.
+///
+/// # Safety
+/// Called once on each vCPU, first of all, with interrupts off; `index` is below [`MAX_CPUS`].
+pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
+    unsafe extern "C" {
+        static idt: u8;
+    }
+    let cpu = if index == 0 {
+        let cpu = &raw mut BOOT_CPU;
+        CPUS[0].store(cpu, Ordering::Relaxed);
+        cpu
+    } else {
+        CPUS[index as usize].load(Ordering::Acquire)
+    };
+    // SAFETY: the block belongs to this vCPU, which is only now starting to use it.
+    let block = unsafe { &mut *cpu };
+    let address = cpu.expose_provenance() as u64;
+    block.this.store(cpu, Ordering::Relaxed);
+    block.index.store(index, Ordering::Relaxed);
+    block.stack_top.store(stack_top, Ordering::Relaxed);
+    block.tss.rsp = [stack_top, 0, 0];
+    let mut ist = [0; 7];
+    for (slot, stack) in ist.iter_mut().zip(&mut block.stacks) {
+        stack.cpu = address;
+        *slot = (&raw const stack.cpu).expose_provenance() as u64;
+    }
+    block.tss.ist = ist;
+    let tss = (&raw const block.tss).expose_provenance() as u64;
+    // Available 64-bit TSS, limit 103 (SDM volume 3, figure 8-4).
+    block.gdt[8] = 103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
+    block.gdt[9] = tss >> 32;
+    #[repr(C, packed)]
+    struct TablePointer {
+        limit: u16,
+        base: u64,
+    }
+    let gdt =
+        TablePointer { limit: 10 * 8 - 1, base: (&raw const block.gdt).expose_provenance() as u64 };
+    let interrupts =
+        TablePointer { limit: 256 * 16 - 1, base: (&raw const idt).expose_provenance() as u64 };
+    // SAFETY: both tables live as long as the kernel and describe flat segments and our handlers; the
+    // new selectors mean the same as those that the vCPU started with.
+    unsafe {
+        asm!(
+            "lgdt [{gdt}]",
+            "lidt [{interrupts}]",
+            "mov ss, {data:e}",
+            "xor {scratch:e}, {scratch:e}",
+            "mov ds, {scratch:e}",
+            "mov es, {scratch:e}",
+            "mov fs, {scratch:e}",
+            "mov gs, {scratch:e}",
+            "ltr {tss:x}",
+            "push {code}",
+            "lea {scratch}, [rip + 2f]",
+            "push {scratch}",
+            "retfq",
+            "2:",
+            gdt = in(reg) &raw const gdt,
+            interrupts = in(reg) &raw const interrupts,
+            data = in(reg) u32::from(selector::KERNEL_DATA),
+            code = in(reg) u64::from(selector::KERNEL_CODE),
+            tss = in(reg) selector::TSS,
+            scratch = out(reg) _,
+        );
+        write_msr(msr::GS_BASE, address);
+        write_msr(msr::KERNEL_GS_BASE, 0);
+        write_msr(
+            msr::STAR,
+            u64::from(selector::USER_CODE_32) << 48 | u64::from(selector::KERNEL_CODE) << 32,
+        );
+        write_msr(msr::LSTAR, syscall_target);
+        write_msr(msr::SFMASK, SYSCALL_MASK);
+    }
+}
+
+/// What Linux clears: the kernel starts with interrupts, traps, direction and AC off.
+const SYSCALL_MASK: u64 = {
+    use super::frame::rflags::{ALIGNMENT, DIRECTION, INTERRUPTS, IOPL, NESTED, RESUME, TRAP};
+    // CF, PF, AF, ZF, SF; OF; ID.
+    TRAP | INTERRUPTS | DIRECTION | IOPL | NESTED | RESUME | ALIGNMENT | 0xd5 | 1 << 11 | 1 << 21
+};
+
+/// Sets where SYSCALL goes.
+///
+/// # Safety
+/// The address is one of the entries in [`super::entry`].
+pub unsafe fn set_syscall_target(address: u64) {
+    // SAFETY: by the contract.
+    unsafe { write_msr(msr::LSTAR, address) };
+}
+
+/// What CPUID says (SDM volume 2A).
+pub fn cpuid(leaf: u32, subleaf: u32) -> core::arch::x86_64::CpuidResult {
+    core::arch::x86_64::__cpuid_count(leaf, subleaf)
+}
+
+/// Bits of CR4.
+pub mod cr4 {
+    /// RDFSBASE and its kin may be used in ring 3.
+    pub const FSGSBASE: u64 = 1 << 16;
+    /// XSAVE and its kin.
+    pub const OSXSAVE: u64 = 1 << 18;
+    /// Ring 0 cannot execute user pages.
+    pub const SMEP: u64 = 1 << 20;
+    /// Ring 0 cannot touch user pages unless AC is set.
+    pub const SMAP: u64 = 1 << 21;
+    /// SGDT and its kin are refused in ring 3.
+    pub const UMIP: u64 = 1 << 11;
+}
+
+/// Sets bits in CR4.
+///
+/// # Safety
+/// CPUID has the features.
+pub unsafe fn set_cr4(bits: u64) {
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("mov {v}, cr4", "or {v}, {bits}", "mov cr4, {v}", v = out(reg) _, bits = in(reg) bits, options(nostack));
+    }
+}
+
+/// Enables state components of XSAVE.
+///
+/// # Safety
+/// CR4.OSXSAVE is set and CPUID leaf 0xd has the components.
+pub unsafe fn write_xcr0(value: u64) {
+    let [low, high] = halves(value);
+    // SAFETY: by the contract.
+    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack)) };
+}
+
+/// Address of the page fault that is being handled.
+pub fn read_cr2() -> u64 {
+    let value;
+    // SAFETY: reading has no effect.
+    unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
+    value
+}
+
+/// Switches to another address space.
+///
+/// # Safety
+/// The root maps the kernel like every other, and stays valid while loaded.
+pub unsafe fn write_cr3(root: u64) {
+    // SAFETY: by the contract.
+    unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
+}
+
+/// Forgets the translation of one page (guest-virtual) on this vCPU.
+pub fn flush_page(address: u64) {
+    // SAFETY: forgetting a translation is always sound.
+    unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
+}
+
+/// Time stamp counter.
+#[inline]
+pub fn read_tsc() -> u64 {
+    // SAFETY: every x86-64 processor has it.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Waits for an interrupt, which is handled before this returns; interrupts are off again then.
+pub fn wait_for_interrupt() {
+    // SAFETY: STI takes effect after HLT begins, so that no interrupt slips in between. Handlers
+    // preserve registers, and do not touch what the caller may have borrowed.
+    unsafe { asm!("sti", "hlt", "cli") };
+}
+
+/// Writes a 32-bit word to an I/O port.
+///
+/// # Safety
+/// The device behind the port does not touch the kernel's memory.
+pub unsafe fn write_port(port: u16, value: u32) {
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// Writes bytes to an I/O port, one after the other.
+///
+/// # Safety
+/// As for [`write_port`].
+pub unsafe fn write_port_bytes(port: u16, bytes: &[u8]) {
+    // SAFETY: by the contract; the string instruction reads just the slice. One instruction, so that a
+    // VMM gets many bytes with one exit.
+    unsafe {
+        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _, inout("rcx") bytes.len() => _, options(readonly, nostack, preserves_flags));
+    }
+}
+
+/// Stops this vCPU for good.
+pub fn halt_forever() -> ! {
+    loop {
+        // SAFETY: nothing runs here any more.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

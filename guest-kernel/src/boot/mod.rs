@@ -1,0 +1,291 @@
+//! From the VMM's hand-over to the first program.
+
+pub mod pvh;
+
+use crate::arch::cpu::{self, cr4};
+use crate::arch::frame::{rflags, selector};
+use crate::arch::{TrapFrame, apic, probe};
+use crate::errno::{Errno, Result};
+use crate::exec::{Entropy, Executable, elf, stack};
+use crate::memory::areas::{Backing, FileLabel, Label, Protection};
+use crate::memory::space::{AddressSpace, Mapping, Placement};
+use crate::memory::{PAGE, PAGE_SIZE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
+use crate::process::{self, Process, Program};
+use crate::{drivers, fs, log, random, time};
+use airlock_abi::boot::{BootInfo, Range, flags};
+use airlock_abi::exit::Exit;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+/// Slots of the page table root that the kernel occupies; see the linker script.
+const KERNEL_SLOTS: [usize; 3] = [256, 510, 511];
+
+static CPUS: AtomicU64 = AtomicU64::new(1);
+/// Bits of [`flags`] that the VMM set.
+static FLAGS: AtomicU64 = AtomicU64::new(0);
+
+/// Whether the VMM set one of [`flags`].
+pub fn has_flag(flag: u64) -> bool {
+    FLAGS.load(Ordering::Relaxed) & flag != 0
+}
+
+/// vCPUs that the machine has.
+pub fn cpus() -> u64 {
+    CPUS.load(Ordering::Relaxed)
+}
+
+/// A program's half of CR4 and what programs are told of the processor.
+struct Features {
+    hwcap: u64,
+    hwcap2: u64,
+}
+
+/// Turns on what CPUID has, on the vCPU that runs this.
+fn enable_features() -> Features {
+    const LEAF7_EBX_FSGSBASE: u32 = 1;
+    const LEAF7_EBX_SMEP: u32 = 1 << 7;
+    const LEAF7_EBX_SMAP: u32 = 1 << 20;
+    const LEAF7_ECX_UMIP: u32 = 1 << 2;
+    const LEAF1_ECX_XSAVE: u32 = 1 << 26;
+    /// `HWCAP2_FSGSBASE`.
+    const HWCAP2_FSGSBASE: u64 = 2;
+    let leaf1 = cpu::cpuid(1, 0);
+    let leaf7 = cpu::cpuid(7, 0);
+    let mut bits = 0;
+    for (have, bit) in [
+        (leaf7.ebx & LEAF7_EBX_FSGSBASE, cr4::FSGSBASE),
+        (leaf7.ebx & LEAF7_EBX_SMEP, cr4::SMEP),
+        (leaf7.ebx & LEAF7_EBX_SMAP, cr4::SMAP),
+        (leaf7.ecx & LEAF7_ECX_UMIP, cr4::UMIP),
+        (leaf1.ecx & LEAF1_ECX_XSAVE, cr4::OSXSAVE),
+    ] {
+        if have != 0 {
+            bits |= bit;
+        }
+    }
+    // SAFETY: CPUID has each of them.
+    unsafe { cpu::set_cr4(bits) };
+    if bits & cr4::SMAP != 0 {
+        crate::arch::copy::enable_smap();
+    }
+    if bits & cr4::OSXSAVE != 0 {
+        let components = cpu::cpuid(0xd, 0);
+        // x87, SSE, AVX, and the three of AVX-512: what signal frames can hold.
+        const USER_COMPONENTS: u64 = 0b1110_0111;
+        let supported = u64::from(components.edx) << 32 | u64::from(components.eax);
+        // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
+        unsafe { cpu::write_xcr0(supported & USER_COMPONENTS) };
+    }
+    let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
+    Features { hwcap: leaf1.edx.into(), hwcap2 }
+}
+
+/// The same on the other vCPUs.
+pub fn enable_features_on_secondary() {
+    enable_features();
+}
+
+/// Bytes that the VMM put into memory.
+fn bytes(range: Range) -> &'static [u8] {
+    // SAFETY: the boot block and what it refers to stay as they are, outside of free RAM.
+    unsafe {
+        core::slice::from_raw_parts(PhysAddr(range.start).to_pointer(), usize_from(range.len))
+    }
+}
+
+/// The kernel command line.
+static COMMAND_LINE: crate::sync::SpinLock<&'static [u8]> = crate::sync::SpinLock::new(&[]);
+
+/// The kernel command line.
+pub fn command_line() -> &'static [u8] {
+    *COMMAND_LINE.lock()
+}
+
+/// Brings the machine up and starts its program.
+pub fn start(info: &'static BootInfo) -> ! {
+    FLAGS.store(info.flags, Ordering::Relaxed);
+    CPUS.store(info.cpus, Ordering::Relaxed);
+    *COMMAND_LINE.lock() = bytes(info.command_line);
+    let mut ranges = info.free.map(|range| (range.start, range.start + range.len));
+    let image = (info.root_image.start, info.root_image.start + info.root_image.len);
+    let needed = [ranges[0], ranges[1], image];
+    // SAFETY: the tables for what is not mapped yet come out of the first range, below 1 GiB.
+    unsafe { crate::arch::paging::extend_direct_map(needed, &mut ranges[0].0) };
+    // SAFETY: the VMM says that this RAM is unused and zero, and this is the first use of frames.
+    unsafe { frame::init(ranges) };
+    time::start(info.tsc_khz, info.tsc, info.realtime_ns);
+    random::seed(info.seed);
+    if has_flag(flags::STRACE) {
+        probe::set_traced();
+    }
+    apic::enable();
+    let features = enable_features();
+    fs::services::install(&drivers::FILE_SERVICES);
+    log!("airlock kernel: {} MiB of RAM", frame::total() * PAGE >> 20);
+    match start_program(info, &features) {
+        Ok((frame, probe_code)) => probe::enter_user(frame, probe_code),
+        Err(error) => {
+            log!("cannot start the program: {error}");
+            process::exit_machine(match error {
+                Errno::ENOENT | Errno::ENOTDIR => Exit::NotFound,
+                _ => Exit::NotExecutable,
+            })
+        }
+    }
+}
+
+/// Pages that exist once and are mapped into every program: the vDSO and its data.
+struct FixedPages(PhysAddr);
+
+impl PageSource for FixedPages {
+    fn page(&self, index: u64, _write: bool) -> Result<Page> {
+        if index == 0 { Ok(Page::Image(self.0)) } else { Err(Errno::EFAULT) }
+    }
+}
+
+/// Guest-physical address of something in the kernel's image.
+fn image_address<T>(pointer: *const T) -> PhysAddr {
+    const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
+    PhysAddr(pointer.expose_provenance() as u64 - IMAGE_OFFSET)
+}
+
+fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> Result<u64> {
+    // Above the stack if there is room in the same page table, as on Linux; it saves a frame, too.
+    const SPAN: u64 = 512 * PAGE;
+    let room = (stack_top | (SPAN - 1)).saturating_sub(stack_top + 3 * PAGE) / PAGE;
+    let start = stack_top + PAGE + if room == 0 { 0 } else { entropy.bits(9) % room * PAGE };
+    let page = |address: u64, pointer: PhysAddr, protection, label| {
+        let mapping = Mapping {
+            placement: Placement::Fixed(address),
+            len: PAGE,
+            protection,
+            allowed: protection,
+            shared: false,
+            backing: Backing::Object { source: Arc::new(FixedPages(pointer)), first_page: 0 },
+            label,
+        };
+        space.map(mapping)?;
+        space.map_ahead(address, 1);
+        Ok(())
+    };
+    let code = Protection::READ.with(Protection::EXECUTE);
+    page(start, image_address(&raw const time::VVAR), Protection::READ, Label::Vvar)?;
+    page(start + PAGE, image_address(time::vdso::image().as_ptr()), code, Label::Vdso)?;
+    Ok(start + PAGE)
+}
+
+/// Offset in the vDSO of a `syscall` instruction, for the probe.
+const fn syscall_offset(image: &[u8; PAGE_SIZE]) -> Option<usize> {
+    let mut at = 0;
+    while at + 1 < PAGE_SIZE {
+        if image[at] == 0x0f && image[at + 1] == 0x05 {
+            return Some(at);
+        }
+        at += 1;
+    }
+    None
+}
+
+fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, u64)> {
+    unsafe extern "C" {
+        static kernel_pml4: u8;
+    }
+    let image = PhysAddr(info.root_image.start);
+    // SAFETY: the root image stays mapped, read-only, as long as the machine runs.
+    let image_bytes =
+        unsafe { SharedBytes::new(image.to_pointer(), usize_from(info.root_image.len)) };
+    let root = fs::FileSystem::mount(image_bytes, image)?;
+    let mut context = fs::Context::new(root);
+    let subject = fs::permission::Subject::ROOT;
+    let path = bytes(info.program);
+    let file = open(&context, path)?;
+    subject.check(file.inode(), fs::permission::EXECUTE)?;
+    let directory = bytes(info.directory);
+    if !directory.is_empty() && directory != b"/" {
+        let found = fs::open(
+            &context,
+            &context.root,
+            directory.to_vec(),
+            linux_raw_sys::general::O_DIRECTORY,
+            0,
+            &subject,
+        )?;
+        context.directory = found.inode().clone();
+    }
+
+    let mut drawn = info.first_random.chunks_exact(8).skip(2).map(|chunk| {
+        let mut word = [0; 8];
+        word.copy_from_slice(chunk);
+        u64::from_le_bytes(word)
+    });
+    let mut next = || drawn.next().unwrap_or_else(random::next_u64);
+    let mut entropy = Entropy(&mut next);
+    let mut random = [0; 16];
+    random.copy_from_slice(&info.first_random[..16]);
+
+    let metadata = file.metadata()?;
+    let executable = Executable {
+        size: metadata.size,
+        label: Arc::new(FileLabel {
+            device: metadata.device,
+            inode: metadata.number,
+            path: path.to_vec(),
+        }),
+        source: file,
+    };
+    let space = AddressSpace::new(image_address(&raw const kernel_pml4), &KERNEL_SLOTS)?;
+    let mut layout = stack::place(&space, &mut entropy)?;
+    let vdso = map_vdso(&space, layout.stack_start, &mut entropy)?;
+    let loaded = elf::load(&space, &executable, &mut entropy)?;
+    elf::finish_layout(&mut layout, &loaded, &mut entropy);
+    let start = stack::Start {
+        arguments: stack::Strings(bytes(info.arguments)),
+        environment: stack::Strings(bytes(info.environment)),
+        path,
+        hwcap: features.hwcap,
+        hwcap2: features.hwcap2,
+        minimum_signal_stack: crate::signal::MINIMUM_STACK,
+        ids: [0; 4],
+        random,
+        vdso,
+    };
+    let rsp = stack::fill(&space, &mut layout, &start, &loaded, &mut entropy)?;
+
+    let mut files = fs::FileTable::new();
+    for file in fs::standard_files() {
+        files.add(file, false)?;
+    }
+    let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
+    let space = Arc::new(space);
+    // SAFETY: the root maps the kernel; the process keeps the space.
+    unsafe { cpu::write_cr3(space.root().0) };
+    process::adopt(Process::first(process::New {
+        memory: space,
+        files,
+        fs: context,
+        program: Program {
+            name: name[..name.len().min(15)].to_vec(),
+            path: path.to_vec(),
+            auxiliary: (0, 0),
+        },
+        start_ns: time::monotonic_ns(),
+    }));
+    let frame = TrapFrame {
+        rip: loaded.entry,
+        cs: selector::USER_CODE.into(),
+        rflags: rflags::FIXED | rflags::INTERRUPTS,
+        rsp,
+        ss: selector::USER_DATA.into(),
+        ..TrapFrame::ZERO
+    };
+    let offset = syscall_offset(time::vdso::image()).ok_or(Errno::ENOSYS)?;
+    Ok((frame, vdso + offset as u64))
+}
+
+fn open(context: &fs::Context, path: &[u8]) -> Result<fs::FileRef> {
+    let mut owned = Vec::new();
+    owned.try_reserve_exact(path.len()).map_err(|_| Errno::ENOMEM)?;
+    owned.extend_from_slice(path);
+    fs::open(context, &context.root, owned, 0, 0, &fs::permission::Subject::ROOT)
+}

@@ -1,0 +1,335 @@
+//! virtio-console with Airlock's ports (`airlock_abi::console`).
+//!
+//! A port's queue is made when a program first uses the port. Output is not copied: the device reads
+//! the program's own pages, and the call returns when the host has taken them, so that order between
+//! ports, errors and the end of the program are as if the program wrote by itself. Input goes
+//! through a buffer of the kernel's, since a signal may end the wait for it.
+
+use super::virtio::{Buffer, Queue, Registers};
+use crate::errno::{Errno, Result};
+use crate::memory::frame::{self, Content, Frame};
+use crate::memory::space::Access;
+use crate::memory::{PAGE_SIZE, PhysAddr, SharedBytes, UserReader, UserWriter, usize_from};
+use crate::process;
+use crate::sched::{WaitQueue, wait};
+use crate::sync::SpinLock;
+use airlock_abi::console::{
+    CONTROL_TRANSMIT_QUEUE, F_RESULT, PORTS, receive_queue, transmit_queue,
+};
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+const DEVICE_ID: u32 = 3;
+/// `VIRTIO_CONSOLE_F_SIZE`.
+const F_SIZE: u32 = 1 << 0;
+/// `VIRTIO_CONSOLE_F_MULTIPORT`.
+const F_MULTIPORT: u32 = 1 << 1;
+/// Largest read at once: 2^4 pages.
+const INPUT_ORDER: usize = 4;
+const INPUT_SIZE: usize = PAGE_SIZE << INPUT_ORDER;
+/// Pages of output in one chain; the result takes one more descriptor.
+const OUTPUT_PIECES: usize = Queue::SIZE as usize - 1;
+/// No interrupt number.
+const NO_LINE: u32 = u32::MAX;
+
+struct Device {
+    registers: Registers,
+    /// Whether chains end in a result; else this is another VMM's console.
+    results: bool,
+    output: [Option<Queue>; PORTS as usize],
+    input: [Option<Input>; PORTS as usize],
+}
+
+struct Input {
+    queue: Queue,
+    buffer: PhysAddr,
+    /// A buffer is with the device.
+    asked: bool,
+    /// Bytes that arrived and were not yet read: from where, and how many.
+    ready: (usize, usize),
+    /// What the last chain brought, if not bytes: the end, or an error.
+    ended: Option<Result<()>>,
+}
+
+enum State {
+    Unknown,
+    Absent,
+    Present(Device),
+}
+
+static STATE: SpinLock<State> = SpinLock::new(State::Unknown);
+static LINE: AtomicU32 = AtomicU32::new(NO_LINE);
+static WAITERS: WaitQueue = WaitQueue::new();
+
+/// Wakes those who wait, if the interrupt is the console's.
+pub fn interrupt(line: u32) {
+    if LINE.load(Ordering::Relaxed) != line {
+        return;
+    }
+    if let Some(mut state) = STATE.try_lock()
+        && let State::Present(device) = &mut *state
+    {
+        device.registers.acknowledge_interrupt();
+    }
+    WAITERS.wake_all();
+}
+
+fn with<T>(act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
+    let mut state = STATE.lock();
+    if matches!(*state, State::Unknown) {
+        *state = match Device::find() {
+            Ok(device) => State::Present(device),
+            Err(error) => {
+                crate::log!("no console: {error}");
+                State::Absent
+            }
+        };
+    }
+    match &mut *state {
+        State::Present(device) => act(device),
+        _ => Err(Errno::EIO),
+    }
+}
+
+impl Device {
+    fn find() -> Result<Self> {
+        let registers = Registers::find(DEVICE_ID).ok_or(Errno::ENODEV)?;
+        let features = registers.negotiate(F_SIZE | F_MULTIPORT | 1 << F_RESULT)?;
+        LINE.store(registers.line(), Ordering::Relaxed);
+        let results = features & 1 << F_RESULT != 0;
+        if !results && features & F_MULTIPORT == 0 {
+            return Err(Errno::ENODEV);
+        }
+        let mut device = Self {
+            registers,
+            results,
+            output: [const { None }; PORTS as usize],
+            input: [const { None }; PORTS as usize],
+        };
+        registers.start();
+        if !results {
+            device.open_standard_ports()?;
+        }
+        Ok(device)
+    }
+
+    /// Without results this is a standard multiport console: it wants to hear that the driver and the
+    /// ports are ready and open (section 5.3.6.2). Which ports there are is agreed by number.
+    fn open_standard_ports(&mut self) -> Result<()> {
+        const DEVICE_READY: u16 = 0;
+        const PORT_READY: u16 = 3;
+        const PORT_OPEN: u16 = 6;
+        let mut control = self.registers.enable_queue(CONTROL_TRANSMIT_QUEUE)?;
+        let mut send = |id: u32, event: u16, value: u16| {
+            let mut message = [0; 8];
+            message[..4].copy_from_slice(&id.to_le_bytes());
+            message[4..6].copy_from_slice(&event.to_le_bytes());
+            message[6..].copy_from_slice(&value.to_le_bytes());
+            // SAFETY: the spare part of the queue's frame; no chain is in flight.
+            unsafe { control.spare().to_pointer().cast::<[u8; 8]>().write(message) };
+            let buffer = Buffer { address: control.spare(), len: 8, writable: false };
+            control.submit(core::iter::once(buffer));
+            while control.take_used().is_none() {
+                core::hint::spin_loop();
+            }
+        };
+        send(u32::MAX, DEVICE_READY, 1);
+        for port in 0..PORTS {
+            send(port, PORT_READY, 1);
+            send(port, PORT_OPEN, 1);
+        }
+        Ok(())
+    }
+
+    fn output(&mut self, port: u32) -> Result<&mut Queue> {
+        let slot = self.output.get_mut(port as usize).ok_or(Errno::EIO)?;
+        if slot.is_none() {
+            *slot = Some(self.registers.enable_queue(transmit_queue(port))?);
+        }
+        slot.as_mut().ok_or(Errno::EIO)
+    }
+
+    fn input(&mut self, port: u32) -> Result<&mut Input> {
+        let slot = self.input.get_mut(port as usize).ok_or(Errno::EIO)?;
+        if slot.is_none() {
+            let buffer =
+                frame::allocate_block(INPUT_ORDER, Content::Overwritten).ok_or(Errno::ENOMEM)?;
+            let queue = self.registers.enable_queue(receive_queue(port))?;
+            *slot = Some(Input { queue, buffer, asked: false, ready: (0, 0), ended: None });
+        }
+        slot.as_mut().ok_or(Errno::EIO)
+    }
+}
+
+/// The result that a device wrote behind a chain.
+fn result_of(queue: &Queue) -> Result<usize> {
+    // SAFETY: the spare part of the queue's frame, where the result descriptor points; the device has
+    // returned the chain.
+    let value = unsafe { queue.spare().to_pointer().cast::<i64>().read_volatile() };
+    match usize::try_from(value) {
+        Ok(count) => Ok(count),
+        Err(_) => Err(Errno::from_number(value.unsigned_abs()).unwrap_or(Errno::EIO)),
+    }
+}
+
+fn result_buffer(queue: &Queue) -> Buffer {
+    Buffer { address: queue.spare(), len: 8, writable: true }
+}
+
+/// Writes all of a program's bytes to a port, waiting for the host to take them.
+///
+/// # Errors
+/// What the host's `write` says, EFAULT, EIO without a console.
+pub fn write(port: u32, data: &mut UserReader) -> Result<usize> {
+    let mut done = 0;
+    loop {
+        match write_chain(port, data) {
+            Ok(0) => return Ok(done),
+            Ok(count) => done += count,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => return Ok(done),
+        }
+        if data.remaining() == 0 {
+            return Ok(done);
+        }
+    }
+}
+
+/// Writes as much as one chain holds.
+fn write_chain(port: u32, data: &mut UserReader) -> Result<usize> {
+    let process = process::current();
+    let mut pieces: [Buffer; OUTPUT_PIECES + 1] =
+        [Buffer { address: PhysAddr(0), len: 0, writable: false }; OUTPUT_PIECES + 1];
+    let mut held: Vec<Frame> = Vec::new();
+    let mut count = 0;
+    let mut total = 0;
+    while count < OUTPUT_PIECES && data.remaining() > 0 {
+        let piece = data.next_piece();
+        let pinned = process.memory().pin(piece.start, Access::Read);
+        let (address, frame) = match pinned {
+            Ok(pinned) => pinned,
+            Err(error) if total == 0 => return Err(error),
+            Err(_) => break,
+        };
+        let len = piece.len.min(PAGE_SIZE - usize_from(address.0 % PAGE_SIZE as u64));
+        if let Some(frame) = frame {
+            held.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+            held.push(frame);
+        }
+        pieces[count] = Buffer { address, len, writable: false };
+        data.advance(len);
+        count += 1;
+        total += len;
+    }
+    if total == 0 {
+        return Ok(0);
+    }
+    send(port, &mut pieces, count)?.map_or(Ok(total), |result| result)
+}
+
+/// Sends bytes of the kernel's own through a port.
+///
+/// # Errors
+/// As for [`write`].
+pub fn write_kernel(port: u32, bytes: &[u8]) -> Result<usize> {
+    let frame = Frame::allocate_from_reserve(Content::Overwritten)?;
+    let len = frame.fill(0, SharedBytes::from_slice(bytes));
+    let nothing = Buffer { address: PhysAddr(0), len: 0, writable: false };
+    let mut pieces = [Buffer { address: frame.address(), len, writable: false }, nothing];
+    send(port, &mut pieces, 1)?.map_or(Ok(len), |result| result)
+}
+
+/// Sends `count` pieces, waits, and says what the device made of them; `None` if it has no results.
+fn send(port: u32, pieces: &mut [Buffer], count: usize) -> Result<Option<Result<usize>>> {
+    let results = with(|device| {
+        let results = device.results;
+        let queue = device.output(port)?;
+        pieces[count] = result_buffer(queue);
+        let used = if results { count + 1 } else { count };
+        queue.submit(pieces[..used].iter().copied());
+        Ok(results)
+    })?;
+    // Not interruptible: the device has the program's pages, and the host decides how long it takes.
+    loop {
+        let finished = with(|device| {
+            let queue = device.output(port)?;
+            Ok(queue.take_used().map(|_| result_of(queue)))
+        })?;
+        if let Some(result) = finished {
+            return Ok(results.then_some(result));
+        }
+        crate::arch::cpu::wait_for_interrupt();
+    }
+}
+
+/// Asks the device for input, if there is none and it has not been asked; says whether there is.
+fn poll_input(port: u32, want: usize) -> Result<bool> {
+    with(|device| {
+        let results = device.results;
+        let input = device.input(port)?;
+        if input.ready.1 > 0 || input.ended.is_some() {
+            return Ok(true);
+        }
+        if input.asked {
+            let Some(len) = input.queue.take_used() else { return Ok(false) };
+            input.asked = false;
+            let count = if results { result_of(&input.queue) } else { Ok(usize_from(len.into())) };
+            match count {
+                Ok(0) => input.ended = Some(Ok(())),
+                Ok(count) => input.ready = (0, count.min(INPUT_SIZE)),
+                Err(error) => input.ended = Some(Err(error)),
+            }
+            return Ok(true);
+        }
+        input.asked = true;
+        let data = Buffer { address: input.buffer, len: want.clamp(1, INPUT_SIZE), writable: true };
+        let chain = [data, result_buffer(&input.queue)];
+        input.queue.submit(chain[..if results { 2 } else { 1 }].iter().copied());
+        Ok(false)
+    })
+}
+
+/// Reads from a port, waiting until there is anything; 0 at the end of the input.
+///
+/// # Errors
+/// What the host's `read` says, EINTR, EFAULT, EIO without a console.
+pub fn read(port: u32, buffer: &mut UserWriter) -> Result<usize> {
+    if buffer.remaining() == 0 {
+        return Ok(0);
+    }
+    let ready = || match poll_input(port, buffer.remaining()) {
+        Ok(true) => Some(Ok(())),
+        Ok(false) => None,
+        Err(error) => Some(Err(error)),
+    };
+    wait(&[&WAITERS], None, ready)?.unwrap_or(Err(Errno::EINTR))?;
+    let (start, available, ended) = with(|device| {
+        let input = device.input(port)?;
+        let start = input.buffer.0 + input.ready.0 as u64;
+        Ok((PhysAddr(start), input.ready.1, input.ended.take()))
+    })?;
+    if available == 0 {
+        return ended.unwrap_or(Ok(())).map(|()| 0);
+    }
+    // SAFETY: the port's buffer stays allocated, and the device has given it back.
+    let bytes = unsafe { SharedBytes::new(start.to_pointer(), available) };
+    let count = buffer.write(bytes)?;
+    with(|device| {
+        let ready = &mut device.input(port)?.ready;
+        *ready = (ready.0 + count, ready.1 - count);
+        Ok(count)
+    })
+}
+
+/// Whether [`read`] would return at once. Asking makes the host read ahead, up to a page.
+pub fn is_readable(port: u32) -> bool {
+    poll_input(port, PAGE_SIZE).unwrap_or(true)
+}
+
+/// Columns and rows of the host's terminal.
+///
+/// # Errors
+/// EIO without a console.
+pub fn window_size() -> Result<(u16, u16)> {
+    with(|device| Ok((device.registers.config_u16(0), device.registers.config_u16(2))))
+}

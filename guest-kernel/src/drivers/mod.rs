@@ -1,0 +1,88 @@
+//! Devices: what the command line announces, driven when it is first needed.
+
+pub mod console;
+pub mod platform;
+mod virtio;
+
+use crate::boot;
+use crate::errno::Result;
+use crate::fs::services::Services;
+use crate::fs::{Timestamp, services};
+use crate::memory::{UserReader, UserWriter};
+use crate::{random, time};
+
+/// A virtio-mmio register window and its interrupt, as the command line has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// Guest-physical address of the registers.
+    pub base: u64,
+    /// Interrupt number.
+    pub line: u32,
+}
+
+/// The devices on the command line: `virtio_mmio.device=SIZE@ADDRESS:IRQ[:ID]`, as Linux reads it.
+pub fn announced() -> impl Iterator<Item = Announced> {
+    boot::command_line().split(|&byte| byte == b' ').filter_map(|word| {
+        let value = word.strip_prefix(b"virtio_mmio.device=")?;
+        let at = value.iter().position(|&byte| byte == b'@')?;
+        let (base, rest) = number(&value[at + 1..])?;
+        let (line, _) = number(rest.strip_prefix(b":")?)?;
+        Some(Announced { base, line: u32::try_from(line).ok()? })
+    })
+}
+
+/// A number in C's notation, and what follows it.
+fn number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (radix, digits) = match text.strip_prefix(b"0x") {
+        Some(digits) => (16, digits),
+        None => (10, text),
+    };
+    let len = digits.iter().take_while(|byte| char::from(**byte).is_digit(radix)).count();
+    if len == 0 || len > 16 {
+        return None;
+    }
+    let value = digits[..len]
+        .iter()
+        .filter_map(|&byte| char::from(byte).to_digit(radix))
+        .fold(0u64, |value, digit| value.wrapping_mul(radix.into()).wrapping_add(digit.into()));
+    Some((value, &digits[len..]))
+}
+
+/// A device interrupt.
+pub fn interrupt(line: u32) {
+    console::interrupt(line);
+}
+
+/// What files need of devices.
+pub struct FileServices;
+
+/// The one instance.
+pub static FILE_SERVICES: FileServices = FileServices;
+
+impl Services for FileServices {
+    fn now(&self) -> Timestamp {
+        let ns = time::realtime_ns();
+        Timestamp {
+            seconds: i64::try_from(ns / time::NANOSECONDS).unwrap_or(i64::MAX),
+            nanoseconds: u32::try_from(ns % time::NANOSECONDS).unwrap_or(0),
+        }
+    }
+
+    fn random(&self, bytes: &mut [u8]) {
+        random::fill(bytes);
+    }
+
+    fn console_write(&self, port: u32, data: &mut UserReader) -> Result<usize> {
+        console::write(port, data)
+    }
+
+    fn console_read(&self, port: u32, buffer: &mut UserWriter) -> Result<usize> {
+        console::read(port, buffer)
+    }
+
+    fn console_readable(&self, port: u32) -> bool {
+        console::is_readable(port)
+    }
+}
+
+const _: fn(&'static dyn Services) = services::install;

@@ -1,0 +1,102 @@
+//! What a PC has under other VMMs, where nobody tells the kernel the time: the 8254 timer, the clock
+//! in CMOS, and the processor's random numbers.
+
+use crate::arch::cpu::{cpuid, read_tsc};
+use core::arch::asm;
+
+const PIT_HZ: u64 = 1_193_182;
+
+/// # Safety
+/// The port's device changes no memory.
+unsafe fn write_byte(port: u16, value: u8) {
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// # Safety
+/// The port's device changes no memory.
+unsafe fn read_byte(port: u16) -> u8 {
+    let value;
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
+    };
+    value
+}
+
+/// The TSC's rate in kHz, by channel 2 of the 8254 (Intel 8254 datasheet) over 10 ms, and the time
+/// of day in nanoseconds.
+pub fn calibrate() -> (u64, u64) {
+    const MS: u64 = 10;
+    const COUNT: u16 = (PIT_HZ * MS / 1000) as u16;
+    let [low, high] = COUNT.to_le_bytes();
+    // SAFETY: the timer and its gate in port 0x61; no interrupt comes of channel 2.
+    let ticks = unsafe {
+        write_byte(0x61, read_byte(0x61) & !2 | 1);
+        write_byte(0x43, 0b1011_0000);
+        write_byte(0x42, low);
+        write_byte(0x42, high);
+        let start = read_tsc();
+        // Without a timer the output never rises: give up after many looks.
+        let mut looks = 0u32;
+        while read_byte(0x61) & 0x20 == 0 && looks < 10_000_000 {
+            looks += 1;
+        }
+        read_tsc() - start
+    };
+    ((ticks / MS).max(1), clock_ns())
+}
+
+/// Nanoseconds since 1970 from the MC146818 clock, or 0 if there is none.
+fn clock_ns() -> u64 {
+    // SAFETY: selecting and reading registers of the clock.
+    let register = |index: u8| unsafe {
+        write_byte(0x70, index);
+        read_byte(0x71)
+    };
+    let status = register(0x0b);
+    if status == 0xff {
+        return 0;
+    }
+    let number = |value: u8| {
+        let value = u64::from(value);
+        if status & 4 != 0 { value } else { value / 16 * 10 + value % 16 }
+    };
+    let [second, minute, hour, day, month, year] =
+        [0, 2, 4, 7, 8, 9].map(|index| number(register(index)));
+    // Days since 1970-01-01, by counting leap days of the years before and within (2000 to 2099).
+    let year = 2000 + year;
+    let leaps = (year - 1 - 1968) / 4 + u64::from(year % 4 == 0 && month > 2);
+    let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
+    let month_start =
+        before.get(crate::memory::usize_from(month.saturating_sub(1))).copied().unwrap_or(0);
+    let days = (year - 1970) * 365 + leaps + month_start + day.saturating_sub(1);
+    (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000_000
+}
+
+/// Entropy: RDRAND where the processor has it, else what the TSC's jitter gives.
+pub fn entropy() -> ([u8; 32], [u8; 64]) {
+    const LEAF1_ECX_RDRAND: u32 = 1 << 30;
+    let have = cpuid(1, 0).ecx & LEAF1_ECX_RDRAND != 0;
+    let mut state = read_tsc();
+    let mut word = || {
+        let mut value: u64 = 0;
+        if have {
+            // SAFETY: CPUID has the instruction; a failure leaves 0, which is mixed below.
+            unsafe { asm!("rdrand {}", inout(reg) value, options(nomem, nostack)) };
+        }
+        // splitmix64 over the jitter of the counter.
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15) ^ read_tsc().rotate_left(17);
+        let mut mixed = state;
+        mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        value ^ mixed ^ mixed >> 31
+    };
+    let mut seed = [0; 32];
+    seed.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&word().to_le_bytes()));
+    let mut more = [0; 64];
+    more.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&word().to_le_bytes()));
+    (seed, more)
+}

@@ -1,0 +1,275 @@
+//! ELF executables (elf(5); System V ABI, AMD64 supplement).
+//!
+//! Every number in the file is the program's word. What Linux maps, this maps; what makes no sense is
+//! ENOEXEC, EINVAL or ENOMEM as there, before the process has changed.
+
+use super::{Entropy, Executable, partial_page};
+use crate::errno::{Errno, Result};
+use crate::memory::areas::{Backing, Label, Protection};
+use crate::memory::space::{AddressSpace, Layout, Mapping, Placement};
+use crate::memory::{PAGE, USER_END, page_ceil, page_floor, usize_from};
+
+const MAGIC: [u8; 4] = *b"\x7fELF";
+const CLASS_64: u8 = 2;
+const LITTLE_ENDIAN: u8 = 1;
+const TYPE_EXEC: u16 = 2;
+const TYPE_DYN: u16 = 3;
+const MACHINE_X86_64: u16 = 62;
+const SEGMENT_LOAD: u32 = 1;
+const SEGMENT_INTERPRETER: u32 = 3;
+const SEGMENT_PHDR: u32 = 6;
+const HEADER_SIZE: usize = 64;
+const SEGMENT_SIZE: usize = 56;
+/// Linux refuses program headers of more than a page... of 64 KiB.
+const MAX_SEGMENTS: usize = 65536 / SEGMENT_SIZE;
+/// Where a position-independent program goes: two thirds up, as on Linux, plus 28 random bits.
+const DYNAMIC_BASE: u64 = page_floor(USER_END / 3 * 2);
+const DYNAMIC_BITS: u32 = 28;
+/// Pages of each segment that are mapped before the program starts.
+const AHEAD: u64 = 16;
+
+/// What the stack and the process need to know of a loaded program.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Loaded {
+    /// First instruction.
+    pub entry: u64,
+    /// Where the program headers are in memory (AT_PHDR).
+    pub headers: u64,
+    /// How many there are (AT_PHNUM).
+    pub header_count: u16,
+    /// Code, for `/proc/PID/stat`.
+    pub code: (u64, u64),
+    /// Data, likewise.
+    pub data: (u64, u64),
+    /// End of the highest segment: the break starts above it.
+    pub end: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Segment {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    file_size: u64,
+    memory_size: u64,
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from(u32_at(bytes, at)) | u64::from(u32_at(bytes, at + 4)) << 32
+}
+
+impl Segment {
+    fn parse(bytes: &[u8]) -> Self {
+        Self {
+            kind: u32_at(bytes, 0),
+            flags: u32_at(bytes, 4),
+            offset: u64_at(bytes, 8),
+            address: u64_at(bytes, 16),
+            file_size: u64_at(bytes, 32),
+            memory_size: u64_at(bytes, 40),
+        }
+    }
+
+    fn protection(&self) -> Protection {
+        let bit = |flag: u32, right: Protection| {
+            if self.flags & flag != 0 { right } else { Protection(0) }
+        };
+        bit(4, Protection::READ).with(bit(2, Protection::WRITE)).with(bit(1, Protection::EXECUTE))
+    }
+
+    /// Page-aligned range in memory, relative to the program's base.
+    fn range(&self) -> Result<(u64, u64)> {
+        let end = self.address.checked_add(self.memory_size).and_then(page_ceil);
+        match end {
+            Some(end) if end <= USER_END && self.file_size <= self.memory_size => {
+                Ok((page_floor(self.address), end))
+            }
+            _ => Err(Errno::EINVAL),
+        }
+    }
+}
+
+/// Maps the segments of a program into an empty address space.
+///
+/// # Errors
+/// ENOEXEC if it is not a program for this machine, EINVAL or ENOMEM if it cannot be mapped.
+pub fn load(space: &AddressSpace, file: &Executable, entropy: &mut Entropy<'_>) -> Result<Loaded> {
+    let mut header = [0; HEADER_SIZE];
+    if file.read_at(0, &mut header)? < HEADER_SIZE
+        || header[..4] != MAGIC
+        || header[4] != CLASS_64
+        || header[5] != LITTLE_ENDIAN
+        || u16_at(&header, 18) != MACHINE_X86_64
+        || usize::from(u16_at(&header, 54)) != SEGMENT_SIZE
+    {
+        return Err(Errno::ENOEXEC);
+    }
+    let dynamic = match u16_at(&header, 16) {
+        TYPE_EXEC => false,
+        TYPE_DYN => true,
+        _ => return Err(Errno::ENOEXEC),
+    };
+    let headers_at = u64_at(&header, 32);
+    let count = u16_at(&header, 56);
+    if count == 0 || usize::from(count) > MAX_SEGMENTS {
+        return Err(Errno::ENOEXEC);
+    }
+    let segments = Segments { file, start: headers_at, count };
+    let mut lowest = u64::MAX;
+    let mut highest = 0;
+    for segment in segments.iter() {
+        let segment = segment?;
+        if segment.kind == SEGMENT_INTERPRETER {
+            return Err(Errno::ENOEXEC);
+        }
+        if segment.kind == SEGMENT_LOAD && segment.memory_size > 0 {
+            let (start, end) = segment.range()?;
+            lowest = lowest.min(start);
+            highest = highest.max(end);
+        }
+    }
+    if lowest >= highest {
+        return Err(Errno::EINVAL);
+    }
+    let base = if dynamic {
+        let random = DYNAMIC_BASE + entropy.bits(DYNAMIC_BITS) * PAGE;
+        if highest - lowest > USER_END - random {
+            return Err(Errno::ENOMEM);
+        }
+        random - lowest
+    } else {
+        0
+    };
+    let mut loaded = Loaded {
+        entry: base.wrapping_add(u64_at(&header, 24)),
+        header_count: count,
+        end: base + highest,
+        code: (u64::MAX, 0),
+        ..Loaded::default()
+    };
+    for segment in segments.iter() {
+        let segment = segment?;
+        if segment.kind == SEGMENT_PHDR {
+            loaded.headers = base.wrapping_add(segment.address);
+        }
+        if segment.kind != SEGMENT_LOAD || segment.memory_size == 0 {
+            continue;
+        }
+        if loaded.headers == 0
+            && (segment.offset..segment.offset.saturating_add(segment.file_size))
+                .contains(&headers_at)
+        {
+            loaded.headers = base + segment.address + (headers_at - segment.offset);
+        }
+        let (start, end) = (base + segment.address, base + segment.address + segment.file_size);
+        if segment.flags & 1 != 0 {
+            loaded.code = (loaded.code.0.min(start), loaded.code.1.max(end));
+        } else {
+            loaded.data = (start, loaded.data.1.max(end));
+        }
+        map_segment(space, file, &segment, base)?;
+    }
+    Ok(loaded)
+}
+
+fn map_segment(
+    space: &AddressSpace,
+    file: &Executable,
+    segment: &Segment,
+    base: u64,
+) -> Result<()> {
+    let (start, end) = segment.range()?;
+    let (start, end) = (base + start, base + end);
+    let protection = segment.protection();
+    let file_end = base + segment.address + segment.file_size;
+    let mapped_end =
+        if segment.file_size == 0 { start } else { page_ceil(file_end).ok_or(Errno::EINVAL)? };
+    if mapped_end > start {
+        let slack = segment.address % PAGE;
+        if segment.offset % PAGE != slack {
+            return Err(Errno::EINVAL);
+        }
+        space.map(Mapping {
+            placement: Placement::Fixed(start),
+            len: mapped_end - start,
+            protection,
+            allowed: Protection::ALL,
+            shared: false,
+            backing: Backing::Object {
+                source: file.source.clone(),
+                first_page: (segment.offset - slack) / PAGE,
+            },
+            label: Label::File(file.label.clone()),
+        })?;
+    }
+    if end > mapped_end {
+        space.map(Mapping {
+            placement: Placement::Fixed(mapped_end),
+            len: end - mapped_end,
+            protection,
+            allowed: Protection::ALL,
+            shared: false,
+            backing: Backing::Anonymous,
+            label: Label::None,
+        })?;
+    }
+    if mapped_end == start {
+        return Ok(());
+    }
+    // Memory beyond the file's bytes is zero, also within their last page.
+    let tail = usize_from(file_end % PAGE);
+    if tail != 0
+        && segment.memory_size > segment.file_size
+        && protection.contains(Protection::WRITE)
+    {
+        let page = page_floor(file_end);
+        let areas = space.areas()?;
+        let area = areas
+            .iter()
+            .find(|area| area.start <= page && page < area.end)
+            .ok_or(Errno::ENOEXEC)?;
+        let frame = partial_page(area, &file.source, page, tail)?;
+        space.install(page, frame)?;
+    }
+    space.map_ahead(start, AHEAD);
+    Ok(())
+}
+
+struct Segments<'a> {
+    file: &'a Executable,
+    start: u64,
+    count: u16,
+}
+
+impl Segments<'_> {
+    fn iter(&self) -> impl Iterator<Item = Result<Segment>> + '_ {
+        (0..u64::from(self.count)).map(|index| {
+            let at = self.start.checked_add(index * SEGMENT_SIZE as u64).ok_or(Errno::ENOEXEC)?;
+            let mut bytes = [0; SEGMENT_SIZE];
+            if self.file.read_at(at, &mut bytes)? < SEGMENT_SIZE {
+                return Err(Errno::ENOEXEC);
+            }
+            Ok(Segment::parse(&bytes))
+        })
+    }
+}
+
+/// Linux's 13 random bits of pages between a program and its heap.
+const BREAK_BITS: u32 = 13;
+
+/// Fills in where the heap and mappings go; the stack has been placed.
+pub fn finish_layout(layout: &mut Layout, loaded: &Loaded, entropy: &mut Entropy<'_>) {
+    layout.break_start = loaded.end + entropy.bits(BREAK_BITS) * PAGE;
+    layout.break_end = layout.break_start;
+    layout.code = if loaded.code.0 == u64::MAX { (0, 0) } else { loaded.code };
+    layout.data = loaded.data;
+}

@@ -1,0 +1,704 @@
+//! An address space: areas, and the page tables that are filled as a program touches them.
+
+use super::address::{PAGE, PAGE_SIZE, PhysAddr, USER_END, page_ceil, page_floor, usize_from};
+use super::areas::{Area, Areas, Backing, LOWEST, Label, Protection, STACK_GUARD};
+use super::bytes::SharedBytes;
+use super::frame::{Content, Frame};
+use super::page_table::{Entry, PageTable, Slot, flag};
+use super::{Page, PageSource};
+use crate::arch::cpu::flush_page;
+use crate::errno::{Errno, Result};
+use crate::signal::Fault;
+use crate::sync::{SpinLock, SpinLockGuard};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// Pages that are mapped together when a program touches one of an image: they cost nothing but an
+/// entry, and every fault saved is worth many of these.
+const FAULT_AROUND: u64 = 16;
+
+/// How a program touched an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A load.
+    Read,
+    /// A store.
+    Write,
+    /// An instruction fetch.
+    Execute,
+}
+
+impl Access {
+    fn allowed_by(self, protection: Protection) -> bool {
+        match self {
+            // On x86-64 writable or executable memory is readable, as Linux has it too.
+            Self::Read => protection.0 != 0,
+            Self::Write => protection.contains(Protection::WRITE),
+            Self::Execute => protection.contains(Protection::EXECUTE),
+        }
+    }
+}
+
+/// Where a mapping shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// Anywhere, near this address if it is not 0 and free.
+    Hint(u64),
+    /// Here, in place of what is there.
+    Fixed(u64),
+    /// Here, if nothing is there (`MAP_FIXED_NOREPLACE`).
+    FixedNoReplace(u64),
+}
+
+/// A request for a new area.
+pub struct Mapping {
+    /// Where.
+    pub placement: Placement,
+    /// Length in bytes, not yet rounded.
+    pub len: u64,
+    /// Rights.
+    pub protection: Protection,
+    /// Rights that `mprotect` may grant later.
+    pub allowed: Protection,
+    /// `MAP_SHARED`.
+    pub shared: bool,
+    /// What is behind it.
+    pub backing: Backing,
+    /// What it is.
+    pub label: Label,
+}
+
+/// The addresses that a program was given at `execve`, and its break.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Layout {
+    /// Mappings go below this address.
+    pub mmap_top: u64,
+    /// Start of the heap.
+    pub break_start: u64,
+    /// End of the heap, not rounded.
+    pub break_end: u64,
+    /// Lowest address that the stack may grow to.
+    pub stack_limit: u64,
+    /// For `/proc/PID/stat` and friends: code, data, stack, arguments, environment.
+    pub code: (u64, u64),
+    /// Initialised data.
+    pub data: (u64, u64),
+    /// RSP at the program's first instruction.
+    pub stack_start: u64,
+    /// Argument strings.
+    pub arguments: (u64, u64),
+    /// Environment strings.
+    pub environment: (u64, u64),
+}
+
+struct Inner {
+    areas: Areas,
+    layout: Layout,
+    /// Pages with an entry, for `RLIMIT_AS`'s and `ru_maxrss`'s sake.
+    resident: u64,
+    /// The most there ever were.
+    resident_peak: u64,
+}
+
+/// What a program sees of memory. Shared by its threads.
+pub struct AddressSpace {
+    inner: SpinLock<Inner>,
+    table: PageTable,
+}
+
+impl AddressSpace {
+    /// An empty one that maps the kernel like the root at `kernel` does.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn new(kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
+        let inner =
+            Inner { areas: Areas::new(), layout: Layout::default(), resident: 0, resident_peak: 0 };
+        Ok(Self { inner: SpinLock::new(inner), table: PageTable::new(kernel, kernel_slots)? })
+    }
+
+    /// Guest-physical address for CR3.
+    pub fn root(&self) -> PhysAddr {
+        self.table.root()
+    }
+
+    /// Where things were put.
+    pub fn layout(&self) -> Layout {
+        self.inner.lock().layout
+    }
+
+    /// Says where things were put.
+    pub fn set_layout(&self, layout: Layout) {
+        self.inner.lock().layout = layout;
+    }
+
+    /// Pages mapped now, and the most that ever were.
+    pub fn resident(&self) -> (u64, u64) {
+        let inner = self.inner.lock();
+        (inner.resident, inner.resident_peak)
+    }
+
+    /// Bytes in all areas.
+    pub fn total(&self) -> u64 {
+        self.inner.lock().areas.total()
+    }
+
+    /// A copy of the areas, in ascending order.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn areas(&self) -> Result<Vec<Area>> {
+        let inner = self.inner.lock();
+        let mut list = Vec::new();
+        list.try_reserve(inner.areas.iter().count()).map_err(|_| Errno::ENOMEM)?;
+        list.extend(inner.areas.iter().cloned());
+        Ok(list)
+    }
+
+    /// `mmap`.
+    ///
+    /// # Errors
+    /// EINVAL, ENOMEM, EEXIST, EPERM as in mmap(2).
+    pub fn map(&self, mapping: Mapping) -> Result<u64> {
+        if mapping.len == 0 {
+            return Err(Errno::EINVAL);
+        }
+        let len = page_ceil(mapping.len).filter(|&len| len <= USER_END).ok_or(Errno::ENOMEM)?;
+        let mut inner = self.inner.lock();
+        let start = match mapping.placement {
+            Placement::Fixed(start) | Placement::FixedNoReplace(start) => {
+                if start % PAGE != 0 {
+                    return Err(Errno::EINVAL);
+                }
+                if start > USER_END - len {
+                    return Err(Errno::ENOMEM);
+                }
+                if start < LOWEST {
+                    return Err(Errno::EPERM);
+                }
+                if mapping.placement == Placement::FixedNoReplace(start) {
+                    if !inner.areas.is_free(start, start + len) {
+                        return Err(Errno::EEXIST);
+                    }
+                } else {
+                    self.remove(&mut inner, start, start + len)?;
+                }
+                start
+            }
+            Placement::Hint(hint) => inner.place(hint, len).ok_or(Errno::ENOMEM)?,
+        };
+        inner.areas.insert(Area {
+            start,
+            end: start + len,
+            protection: mapping.protection,
+            allowed: mapping.allowed,
+            shared: mapping.shared,
+            backing: mapping.backing,
+            label: mapping.label,
+        })?;
+        Ok(start)
+    }
+
+    /// `munmap`.
+    ///
+    /// # Errors
+    /// EINVAL, ENOMEM as in munmap(2).
+    pub fn unmap(&self, start: u64, len: u64) -> Result<()> {
+        let end = range_end(start, len, Errno::EINVAL)?;
+        if len == 0 {
+            return Err(Errno::EINVAL);
+        }
+        self.remove(&mut self.inner.lock(), start, end)
+    }
+
+    fn remove(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
+        if !inner.areas.remove(start, end)?.is_empty() {
+            self.unmap_pages(inner, start, end);
+        }
+        Ok(())
+    }
+
+    fn unmap_pages(&self, inner: &mut Inner, start: u64, end: u64) {
+        let mut removed = 0;
+        self.table.unmap(start, end, |address| {
+            flush_page(address);
+            removed += 1;
+        });
+        inner.resident -= removed;
+    }
+
+    /// `mprotect`.
+    ///
+    /// # Errors
+    /// EINVAL, ENOMEM, EACCES as in mprotect(2).
+    pub fn protect(&self, start: u64, len: u64, protection: Protection) -> Result<()> {
+        let end = range_end(start, len, Errno::ENOMEM)?;
+        if start == end {
+            return Ok(());
+        }
+        let mut inner = self.inner.lock();
+        inner.areas.protect(start, end, protection)?;
+        self.table.for_each_present(start, end, |address, slot| {
+            if protection.0 == 0 {
+                slot.set(slot.get().0 & !flag::PRESENT | flag::HIDDEN);
+            } else {
+                let mut entry = slot.get().0 & !flag::HIDDEN | flag::PRESENT | flag::NO_EXECUTE;
+                if protection.contains(Protection::EXECUTE) {
+                    entry &= !flag::NO_EXECUTE;
+                }
+                // Writes come back by a fault, which knows whether the page must be copied first.
+                slot.set(entry & !flag::WRITABLE);
+            }
+            flush_page(address);
+        });
+        Ok(())
+    }
+
+    /// `mremap` without `MREMAP_DONTUNMAP`.
+    ///
+    /// # Errors
+    /// EINVAL, EFAULT, ENOMEM as in mremap(2).
+    pub fn remap(
+        &self,
+        old: u64,
+        old_len: u64,
+        new_len: u64,
+        target: Option<u64>,
+        may_move: bool,
+    ) -> Result<u64> {
+        let old_len = page_ceil(old_len).ok_or(Errno::EINVAL)?;
+        let new_len =
+            page_ceil(new_len).filter(|&len| len > 0 && len <= USER_END).ok_or(Errno::EINVAL)?;
+        let old_end = range_end(old, old_len, Errno::EINVAL)?;
+        let mut inner = self.inner.lock();
+        let area = inner.areas.find(old).ok_or(Errno::EFAULT)?.clone();
+        if old_len == 0 && !area.shared {
+            return Err(Errno::EINVAL);
+        }
+        if old_end > area.end {
+            return Err(Errno::EFAULT);
+        }
+        if let Some(target) = target {
+            let target_end = range_end(target, new_len, Errno::EINVAL)?;
+            if target < LOWEST || (target < old_end && old < target_end) {
+                return Err(Errno::EINVAL);
+            }
+            self.remove(&mut inner, target, target_end)?;
+            return self.move_area(&mut inner, &area, old, old_len, target, new_len);
+        }
+        if new_len <= old_len {
+            self.remove(&mut inner, old + new_len, old_end)?;
+            return Ok(old);
+        }
+        let grown_end = range_end(old, new_len, Errno::ENOMEM)?;
+        if old_len > 0 && old_end == area.end && inner.areas.is_free(old_end, grown_end) {
+            let mut tail = area.clone();
+            if let Backing::Object { first_page, .. } = &mut tail.backing {
+                *first_page += (old_end - area.start) / PAGE;
+            }
+            tail.start = old_end;
+            tail.end = grown_end;
+            inner.areas.insert(tail)?;
+            return Ok(old);
+        }
+        if !may_move {
+            return Err(Errno::ENOMEM);
+        }
+        let target = inner.place(0, new_len).ok_or(Errno::ENOMEM)?;
+        self.move_area(&mut inner, &area, old, old_len, target, new_len)
+    }
+
+    fn move_area(
+        &self,
+        inner: &mut Inner,
+        area: &Area,
+        old: u64,
+        old_len: u64,
+        target: u64,
+        new_len: u64,
+    ) -> Result<u64> {
+        let mut moved = area.clone();
+        if let Backing::Object { first_page, .. } = &mut moved.backing {
+            *first_page += (old - area.start) / PAGE;
+        }
+        moved.start = target;
+        moved.end = target + new_len;
+        // Tables for the pages that move exist before anything changes, so that a lack of memory
+        // leaves the program as it was.
+        let keep = old_len.min(new_len);
+        let mut short = false;
+        self.table.for_each_present(old, old + keep, |address, _| {
+            short |= self.table.make(target + (address - old)).is_err();
+        });
+        if short {
+            return Err(Errno::ENOMEM);
+        }
+        inner.areas.insert(moved)?;
+        if old_len > 0 {
+            self.table.for_each_present(old, old + keep, |address, slot| {
+                if let Some(destination) = self.table.find(target + (address - old)) {
+                    destination.set(slot.get().0);
+                    slot.set(0);
+                    flush_page(address);
+                }
+            });
+            self.remove(inner, old, old + old_len)?;
+        }
+        Ok(target)
+    }
+
+    /// `brk`: the new break, or the old one where it cannot change.
+    pub fn set_break(&self, wanted: u64) -> u64 {
+        let mut inner = self.inner.lock();
+        let layout = inner.layout;
+        let (Some(old_end), Some(new_end)) = (page_ceil(layout.break_end), page_ceil(wanted))
+        else {
+            return layout.break_end;
+        };
+        if wanted < layout.break_start || new_end > USER_END {
+            return layout.break_end;
+        }
+        let done = if new_end > old_end {
+            // Linux keeps a stack guard's distance to what is above.
+            inner.areas.is_free(old_end, new_end.saturating_add(PAGE))
+                && inner
+                    .areas
+                    .insert(Area {
+                        start: old_end,
+                        end: new_end,
+                        protection: Protection::READ.with(Protection::WRITE),
+                        allowed: Protection::ALL,
+                        shared: false,
+                        backing: Backing::Anonymous,
+                        label: Label::Heap,
+                    })
+                    .is_ok()
+        } else {
+            new_end == old_end || self.remove(&mut inner, new_end, old_end).is_ok()
+        };
+        if done {
+            inner.layout.break_end = wanted;
+        }
+        inner.layout.break_end
+    }
+
+    /// `madvise(MADV_DONTNEED)`: private pages are zeroes, or the file's, again.
+    ///
+    /// # Errors
+    /// ENOMEM if a part is not mapped.
+    pub fn discard(&self, start: u64, len: u64) -> Result<()> {
+        let end = range_end(start, len, Errno::EINVAL)?;
+        let mut inner = self.inner.lock();
+        self.unmap_pages(&mut inner, start, end);
+        if inner.areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Whether every page in the range belongs to an area.
+    pub fn covers(&self, start: u64, end: u64) -> bool {
+        self.inner.lock().areas.covers(start, end)
+    }
+
+    /// `mincore`: whether a page has an entry; `None` where nothing is mapped.
+    pub fn is_resident(&self, address: u64) -> Option<bool> {
+        let inner = self.inner.lock();
+        let area = inner.areas.find(address)?;
+        let object = matches!(area.backing, Backing::Object { .. });
+        Some(object || self.table.find(address).is_some_and(|slot| slot.get().is_present()))
+    }
+
+    /// A program touched an address: makes the page be there if it may.
+    ///
+    /// # Errors
+    /// What signal the program gets if not.
+    pub fn fault(
+        &self,
+        address: u64,
+        access: Access,
+        stack_pointer: u64,
+    ) -> core::result::Result<(), Fault> {
+        let mut inner = self.inner.lock();
+        if inner.areas.find(address).is_none() {
+            inner.grow_stack(address, stack_pointer)?;
+        }
+        let area = inner.areas.find(address).ok_or(Fault::UNMAPPED)?;
+        if !access.allowed_by(area.protection) {
+            return Err(Fault::ACCESS);
+        }
+        let area = area.clone();
+        let mapped = self.map_page(&mut inner, &area, page_floor(address), access)?;
+        if mapped && access != Access::Write {
+            self.map_around(&mut inner, &area, page_floor(address));
+        }
+        Ok(())
+    }
+
+    /// Makes one page of an area accessible; says whether it is an image's page.
+    fn map_page(
+        &self,
+        inner: &mut Inner,
+        area: &Area,
+        address: u64,
+        access: Access,
+    ) -> core::result::Result<bool, Fault> {
+        let slot = self.table.make(address).map_err(|_| Fault::OUT_OF_MEMORY)?;
+        let old = slot.get();
+        let write = access == Access::Write;
+        if old.is_present() {
+            if write && !old.is_writable() {
+                self.make_writable(area, address, slot)?;
+            } else {
+                // Another vCPU was first, or the processor remembered less than the tables say.
+            }
+            flush_page(address);
+            return Ok(false);
+        }
+        let rights = rights(area.protection);
+        let (entry, image) = match &area.backing {
+            Backing::Anonymous => {
+                let frame = Frame::allocate(Content::Zeroes).map_err(|_| Fault::OUT_OF_MEMORY)?;
+                let writable =
+                    if area.protection.contains(Protection::WRITE) { WRITABLE } else { 0 };
+                (frame.into_raw().0 | flag::OWNED | writable, false)
+            }
+            Backing::Object { source, .. } => {
+                let page = source
+                    .page(area.page_index(address), write && area.shared)
+                    .map_err(object_fault)?;
+                match page {
+                    Page::Image(image) if !write => (image.0, true),
+                    // A private copy, or an object that offers an image's page for writing: never
+                    // write to that.
+                    Page::Image(image) => {
+                        // SAFETY: an image's pages are mapped in the direct map for good.
+                        let bytes = unsafe { SharedBytes::new(image.to_pointer(), PAGE_SIZE) };
+                        (copy_of(bytes)?, false)
+                    }
+                    Page::Frame(frame) if area.shared => {
+                        let writable = if write { WRITABLE } else { 0 };
+                        (frame.into_raw().0 | flag::OWNED | writable, false)
+                    }
+                    Page::Frame(frame) if !write => (frame.into_raw().0 | flag::OWNED, false),
+                    Page::Frame(frame) => (copy_of(frame.bytes(0, PAGE_SIZE))?, false),
+                }
+            }
+        };
+        slot.set(entry | rights);
+        inner.count(1);
+        Ok(image)
+    }
+
+    /// The program writes to a page that is there and read-only: it becomes writable, or is copied.
+    fn make_writable(
+        &self,
+        area: &Area,
+        address: u64,
+        slot: Slot<'_>,
+    ) -> core::result::Result<(), Fault> {
+        let old = slot.get();
+        let rights = rights(area.protection);
+        if area.shared {
+            let Backing::Object { source, .. } = &area.backing else {
+                return Err(Fault::ACCESS);
+            };
+            let page = source.page(area.page_index(address), true).map_err(object_fault)?;
+            let Page::Frame(frame) = page else {
+                return Err(Fault::ACCESS);
+            };
+            slot.set(frame.into_raw().0 | flag::OWNED | WRITABLE | rights);
+        } else if old.is_owned() {
+            // SAFETY: looked at without taking over the reference that the entry keeps.
+            let frame = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(old.address()) });
+            if frame.is_unique() {
+                slot.set(old.address().0 | flag::OWNED | WRITABLE | rights);
+                return Ok(());
+            }
+            slot.set(copy_of(frame.bytes(0, PAGE_SIZE))? | rights);
+        } else {
+            // SAFETY: an entry without a frame maps an image's page, which is there for good.
+            let bytes = unsafe { SharedBytes::new(old.address().to_pointer(), PAGE_SIZE) };
+            slot.set(copy_of(bytes)? | rights);
+        }
+        if old.is_owned() {
+            // SAFETY: the reference of the entry that was just replaced.
+            drop(unsafe { Frame::from_raw(old.address()) });
+        }
+        Ok(())
+    }
+
+    /// Maps the neighbours of an image's page, as far as they are in the same table and area.
+    fn map_around(&self, inner: &mut Inner, area: &Area, address: u64) {
+        let Backing::Object { source, .. } = &area.backing else {
+            return;
+        };
+        let window = address & !(FAULT_AROUND * PAGE - 1);
+        let start = window.max(area.start);
+        let end = (window + FAULT_AROUND * PAGE).min(area.end);
+        self.map_images(inner, area, source, start, end);
+    }
+
+    fn map_images(
+        &self,
+        inner: &mut Inner,
+        area: &Area,
+        source: &Arc<dyn PageSource>,
+        start: u64,
+        end: u64,
+    ) {
+        let rights = rights(area.protection);
+        let mut mapped = 0;
+        for at in (start..end).step_by(PAGE_SIZE) {
+            let Ok(slot) = self.table.make(at) else { break };
+            if slot.get().is_present() {
+                continue;
+            }
+            let Ok(Page::Image(image)) = source.page(area.page_index(at), false) else { break };
+            slot.set(image.0 | rights);
+            mapped += 1;
+        }
+        inner.count(mapped);
+    }
+
+    /// Maps up to `limit` pages of the area at `start` now, if they are an image's.
+    pub fn map_ahead(&self, start: u64, limit: u64) {
+        let mut inner = self.inner.lock();
+        let Some(area) = inner.areas.find(start).cloned() else { return };
+        if let Backing::Object { source, .. } = &area.backing
+            && area.protection.0 != 0
+        {
+            let end = area.end.min(start.saturating_add(limit * PAGE));
+            self.map_images(&mut inner, &area, source, start, end);
+        }
+    }
+
+    /// Puts a frame of ours into an anonymous area before the program runs.
+    ///
+    /// # Errors
+    /// ENOMEM; EFAULT if no area is there.
+    pub fn install(&self, address: u64, frame: Frame) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let protection = inner.areas.find(address).ok_or(Errno::EFAULT)?.protection;
+        let slot = self.table.make(page_floor(address))?;
+        let writable = if protection.contains(Protection::WRITE) { WRITABLE } else { 0 };
+        slot.set(frame.into_raw().0 | flag::OWNED | writable | rights(protection));
+        inner.count(1);
+        Ok(())
+    }
+
+    /// The guest-physical address behind a program's address, for a device that is to read or write
+    /// it; faults the page in. The reference keeps a page of RAM from being reused meanwhile.
+    ///
+    /// # Errors
+    /// EFAULT if the program could not do the access itself.
+    pub fn pin(&self, address: u64, access: Access) -> Result<(PhysAddr, Option<Frame>)> {
+        if address >= USER_END {
+            return Err(Errno::EFAULT);
+        }
+        let mut inner = self.inner.lock();
+        let area = inner.areas.find(address).ok_or(Errno::EFAULT)?;
+        if !access.allowed_by(area.protection) {
+            return Err(Errno::EFAULT);
+        }
+        let page = page_floor(address);
+        let present =
+            |entry: Entry| entry.is_present() && (access != Access::Write || entry.is_writable());
+        let mut entry = self.table.find(page).map_or(Entry(0), Slot::get);
+        if !present(entry) {
+            let area = area.clone();
+            self.map_page(&mut inner, &area, page, access).map_err(|_| Errno::EFAULT)?;
+            entry = self.table.find(page).map_or(Entry(0), Slot::get);
+            if !present(entry) {
+                return Err(Errno::EFAULT);
+            }
+        }
+        let frame = entry.is_owned().then(|| {
+            // SAFETY: the entry keeps its reference; this borrows it for long enough to clone.
+            let held = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
+            Frame::clone(&held)
+        });
+        Ok((PhysAddr(entry.address().0 + address % PAGE), frame))
+    }
+
+    /// Writes to a program's memory before it runs, as `execve` does.
+    ///
+    /// # Errors
+    /// ENOMEM, or EFAULT if nothing is mapped there.
+    pub fn write(&self, mut address: u64, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let (physical, frame) = self.pin(address, Access::Write)?;
+            let frame = frame.ok_or(Errno::EFAULT)?;
+            let count = frame.write(usize_from(physical.0 % PAGE), bytes);
+            address += count as u64;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    /// Whether a thread waits for the lock of this space: for the panic handler's sake.
+    pub fn is_locked(&self) -> bool {
+        self.inner.try_lock().is_none_or(|_: SpinLockGuard<'_, Inner>| false)
+    }
+}
+
+impl Inner {
+    fn count(&mut self, pages: u64) {
+        self.resident += pages;
+        self.resident_peak = self.resident_peak.max(self.resident);
+    }
+
+    fn place(&self, hint: u64, len: u64) -> Option<u64> {
+        let hint = page_floor(hint);
+        if hint >= LOWEST && hint <= USER_END - len && self.areas.is_free(hint, hint + len) {
+            return Some(hint);
+        }
+        self.areas
+            .find_free(len, self.layout.mmap_top)
+            .or_else(|| self.areas.find_free(len, USER_END))
+    }
+
+    /// Extends the stack down to `address` if it may grow that far.
+    fn grow_stack(&mut self, address: u64, _stack_pointer: u64) -> core::result::Result<(), Fault> {
+        let limit = self.layout.stack_limit;
+        let page = page_floor(address);
+        let (area, below) = self.areas.find_above(address).ok_or(Fault::UNMAPPED)?;
+        if !matches!(area.label, Label::Stack) || page < limit {
+            return Err(Fault::UNMAPPED);
+        }
+        if below != 0 && page < below.saturating_add(STACK_GUARD) {
+            return Err(Fault::UNMAPPED);
+        }
+        area.start = page;
+        Ok(())
+    }
+}
+
+/// The protection bits of an entry, all but [`WRITABLE`].
+fn rights(protection: Protection) -> u64 {
+    let execute = if protection.contains(Protection::EXECUTE) { 0 } else { flag::NO_EXECUTE };
+    flag::PRESENT | flag::USER | flag::ACCESSED | execute
+}
+
+/// A page that may be written to is marked dirty at once: the processor need not do it then.
+const WRITABLE: u64 = flag::WRITABLE | flag::DIRTY;
+
+fn copy_of(bytes: SharedBytes<'_>) -> core::result::Result<u64, Fault> {
+    let frame = Frame::allocate(Content::Overwritten).map_err(|_| Fault::OUT_OF_MEMORY)?;
+    frame.copy_page(bytes);
+    Ok(frame.into_raw().0 | flag::OWNED | WRITABLE)
+}
+
+fn object_fault(error: Errno) -> Fault {
+    match error {
+        Errno::ENOMEM | Errno::ENOSPC => Fault::OUT_OF_MEMORY,
+        _ => Fault::BUS,
+    }
+}
+
+fn range_end(start: u64, len: u64, error: Errno) -> Result<u64> {
+    if start % PAGE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    page_ceil(len)
+        .and_then(|len| start.checked_add(len))
+        .filter(|&end| end <= USER_END)
+        .ok_or(error)
+}

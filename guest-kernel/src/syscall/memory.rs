@@ -1,0 +1,234 @@
+//! Memory: mmap(2) and its kin.
+
+use super::Fd;
+use crate::errno::{Errno, Result};
+use crate::memory::areas::{Backing, FileLabel, Label, Protection};
+use crate::memory::space::{Mapping, Placement};
+use crate::memory::{Content, Frame, PAGE, Page, PageSource, UserPtr, page_ceil, usize_from};
+use crate::process::current;
+use crate::sync::SpinLock;
+use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
+use linux_raw_sys::general::{
+    MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
+    MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
+    MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE,
+    MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
+};
+
+/// Bits of `PROT_*` that mean rights; others (`PROT_GROWSDOWN`...) are not offered.
+fn protection(bits: u64) -> Result<Protection> {
+    match u8::try_from(bits) {
+        Ok(bits @ 0..=7) => Ok(Protection(bits)),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Anonymous memory that is shared: pages appear as they are touched.
+struct SharedMemory(SpinLock<BTreeMap<u64, Frame>>);
+
+impl PageSource for SharedMemory {
+    fn page(&self, index: u64, _write: bool) -> Result<Page> {
+        let mut pages = self.0.lock();
+        if let Some(frame) = pages.get(&index) {
+            return Ok(Page::Frame(frame.clone()));
+        }
+        let frame = Frame::allocate(Content::Zeroes)?;
+        pages.insert(index, frame.clone());
+        Ok(Page::Frame(frame))
+    }
+}
+
+/// `mmap(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) -> Result<u64> {
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    // As on Linux, unknown protection bits do not matter here.
+    let rights = protection(bits & 7)?;
+    if offset % PAGE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let kind = flags & 0xf;
+    let shared = match kind {
+        MAP_PRIVATE => false,
+        MAP_SHARED | MAP_SHARED_VALIDATE => true,
+        _ => return Err(Errno::EINVAL),
+    };
+    let placement = if flags & MAP_FIXED_NOREPLACE != 0 {
+        Placement::FixedNoReplace(address)
+    } else if flags & MAP_FIXED != 0 {
+        Placement::Fixed(address)
+    } else {
+        Placement::Hint(address)
+    };
+    let process = current();
+    let (backing, label, allowed) = if flags & MAP_ANONYMOUS != 0 {
+        let backing = if shared {
+            let memory = SharedMemory(SpinLock::new(BTreeMap::new()));
+            Backing::Object { source: Arc::new(memory), first_page: 0 }
+        } else {
+            Backing::Anonymous
+        };
+        (backing, Label::None, Protection::ALL)
+    } else {
+        let file = process.files().lock().get(fd.0)?;
+        let mode = file.flags() & O_ACCMODE;
+        if mode == O_WRONLY || file.is_path_only() {
+            return Err(if file.is_path_only() { Errno::EBADF } else { Errno::EACCES });
+        }
+        let mut allowed = Protection::ALL;
+        if shared && mode == O_RDONLY {
+            if rights.contains(Protection::WRITE) {
+                return Err(Errno::EACCES);
+            }
+            allowed = Protection::READ.with(Protection::EXECUTE);
+        }
+        if len == 0 {
+            return Err(Errno::EINVAL);
+        }
+        if offset.checked_add(len).and_then(page_ceil).is_none() {
+            return Err(Errno::EOVERFLOW);
+        }
+        if !file.is_regular()? {
+            return Err(Errno::ENODEV);
+        }
+        let metadata = file.metadata()?;
+        let root = process.fs().lock().root.clone();
+        let path = file.path(&root).unwrap_or_default();
+        let label = FileLabel { device: metadata.device, inode: metadata.number, path };
+        let backing = Backing::Object { source: file, first_page: offset / PAGE };
+        (backing, Label::File(Arc::new(label)), allowed)
+    };
+    let space = process.memory();
+    let start = space.map(Mapping {
+        placement,
+        len,
+        protection: rights,
+        allowed,
+        shared,
+        backing,
+        label,
+    })?;
+    if flags & MAP_POPULATE != 0 {
+        populate(start, len, rights);
+    }
+    Ok(start)
+}
+
+/// Touches pages on a program's behalf; a failure shows when it touches them itself.
+fn populate(start: u64, len: u64, rights: Protection) {
+    use crate::memory::space::Access;
+    let access = if rights.contains(Protection::WRITE) { Access::Write } else { Access::Read };
+    let space = current();
+    for page in (start..start.saturating_add(len)).step_by(usize_from(PAGE)) {
+        if space.memory().fault(page, access, 0).is_err() {
+            return;
+        }
+    }
+}
+
+/// `munmap(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn munmap(address: u64, len: u64) -> Result<()> {
+    current().memory().unmap(address, len)
+}
+
+/// `mprotect(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn mprotect(address: u64, len: u64, bits: u64) -> Result<()> {
+    current().memory().protect(address, len, protection(bits)?)
+}
+
+/// `brk(2)`, the system call: it returns the break, whether it changed or not.
+pub fn brk(address: u64) -> u64 {
+    current().memory().set_break(address)
+}
+
+/// `mremap(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn mremap(old: u64, old_len: u64, new_len: u64, flags: u64, target: u64) -> Result<u64> {
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    if flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0 {
+        // MREMAP_DONTUNMAP is Linux's, but not ours: EINVAL is what kernels before 5.7 said.
+        const _: u32 = MREMAP_DONTUNMAP;
+        return Err(Errno::EINVAL);
+    }
+    let may_move = flags & MREMAP_MAYMOVE != 0;
+    let fixed = flags & MREMAP_FIXED != 0;
+    if fixed && !may_move {
+        return Err(Errno::EINVAL);
+    }
+    current().memory().remap(old, old_len, new_len, fixed.then_some(target), may_move)
+}
+
+/// `madvise(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn madvise(address: u64, len: u64, advice: i32) -> Result<()> {
+    if address % PAGE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::EINVAL)?;
+    let process = current();
+    let space = process.memory();
+    match u32::try_from(advice).map_err(|_| Errno::EINVAL)? {
+        MADV_DONTNEED | MADV_FREE => space.discard(address, len),
+        // Advice changes nothing but speed, which is ours to choose.
+        MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_WILLNEED | MADV_COLD | MADV_PAGEOUT
+        | MADV_HUGEPAGE | MADV_NOHUGEPAGE | MADV_DONTDUMP | MADV_DODUMP => {
+            if space.covers(address, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+        }
+        MADV_POPULATE_READ | MADV_POPULATE_WRITE => {
+            use crate::memory::space::Access;
+            let write = u32::try_from(advice).is_ok_and(|advice| advice == MADV_POPULATE_WRITE);
+            let access = if write { Access::Write } else { Access::Read };
+            for page in (address..end).step_by(usize_from(PAGE)) {
+                space.fault(page, access, 0).map_err(|_| Errno::ENOMEM)?;
+            }
+            Ok(())
+        }
+        MADV_DONTFORK | MADV_DOFORK | MADV_WIPEONFORK | MADV_KEEPONFORK => Err(Errno::EINVAL),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `msync(2)`: shared mappings are the file's own pages, so there is nothing to write back.
+///
+/// # Errors
+/// As the man page says.
+pub fn msync(address: u64, len: u64, flags: u64) -> Result<()> {
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    let both = MS_ASYNC | MS_SYNC;
+    if address % PAGE != 0 || flags & !(both | MS_INVALIDATE) != 0 || flags & both == both {
+        return Err(Errno::EINVAL);
+    }
+    let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::ENOMEM)?;
+    if current().memory().covers(address, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+}
+
+/// `mincore(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn mincore(address: u64, len: u64, vector: UserPtr<u8>) -> Result<()> {
+    if address % PAGE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::ENOMEM)?;
+    for (index, page) in (address..end).step_by(usize_from(PAGE)).enumerate() {
+        let resident = current().memory().is_resident(page).ok_or(Errno::ENOMEM)?;
+        vector.element(index).write(u8::from(resident))?;
+    }
+    Ok(())
+}

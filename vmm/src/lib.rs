@@ -1,0 +1,28 @@
+//! The Airlock virtual machine monitor: runs one Linux program in a microVM of its own.
+//!
+//! [`run`] takes a [`Config`] and returns how the program ended, as an [`Outcome`].
+
+mod boot;
+mod bus;
+pub mod config;
+mod cpuid;
+mod devices;
+pub mod embedded;
+mod ending;
+mod error;
+mod event_loop;
+mod exits;
+pub mod image;
+mod interrupts;
+mod loader;
+mod machine;
+mod memory;
+pub mod seccomp;
+pub mod terminal;
+pub mod trace;
+mod vcpu;
+mod vm;
+
+pub use config::{Config, KernelImage, Outcome, Piece, RootImage, StraceTarget};
+pub use error::Error;
+pub use machine::run;

@@ -1,0 +1,228 @@
+//! Puts a machine together and runs it.
+//!
+//! Start-up is the product, so the two slow things happen side by side: the first vCPU's thread
+//! asks KVM for the CPUID leaves while this one creates the machine, then makes the vCPU while
+//! this one makes memory and devices. The guest enters when both are done and confined.
+
+use std::fs;
+use std::io;
+use std::sync::mpsc::{self, SyncSender};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use kvm_ioctls::{Kvm, VmFd};
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::boot::BootBlock;
+use crate::bus::Bus;
+use crate::config::{Config, KernelImage, Outcome};
+use crate::devices::serial::SerialPort;
+use crate::devices::virtio::console::{Console, Files};
+use crate::devices::virtio::memory::DeviceMemory;
+use crate::devices::virtio::mmio::Transport;
+use crate::devices::virtio::rng::Rng;
+use crate::error::Error;
+use crate::event_loop::{EventLoop, Shared, SignalFile, window_size};
+use crate::interrupts;
+use crate::loader::Kernel;
+use crate::memory::{GuestMemory, KernelBytes};
+use crate::vcpu::{Boot, Vcpus};
+use crate::vm;
+
+/// Console and random numbers.
+const DEVICES: u32 = 2;
+/// What a vCPU's thread needs is far below this.
+const VCPU_STACK: usize = 256 << 10;
+
+fn host(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::Host { doing, source }
+}
+
+/// Runs a program in a microVM until it, the user or a limit ends the machine.
+///
+/// Everything that the guest was told is written has been written when this returns.
+///
+/// # Errors
+///
+/// Whenever the fault is Airlock's, the host's or the guest kernel's, not the program's.
+pub fn run(config: Config) -> Result<Outcome, Error> {
+    let begin = Instant::now();
+    let file;
+    let (image, path) = match &config.kernel {
+        KernelImage::Embedded(bytes) => (KernelBytes::Constant(bytes), None),
+        KernelImage::File(path) => {
+            file = fs::read(path)
+                .map_err(|source| Error::KernelFile { path: path.clone(), source })?;
+            (KernelBytes::Loaded(&file), Some(path.clone()))
+        }
+    };
+    let kernel =
+        Kernel::parse(image.bytes()).map_err(|source| Error::KernelImage { path, source })?;
+    let kvm = Arc::new(vm::open_kvm()?);
+    check_cpus(&kvm, config.cpus)?;
+
+    // From here on the signals that end the machine are this function's to handle, in every thread.
+    let signals = SignalFile::new(config.terminal).map_err(host("watch for signals"))?;
+    let boot_info = BootBlock::address_after(kernel.end());
+    let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || Ok(()));
+    let vcpus = Arc::new(vcpus.map_err(host("prepare vCPU threads"))?);
+    let mut threads = Threads { vcpus: Arc::clone(&vcpus), handles: Vec::new() };
+    let to_first = threads.spawn_first(&kvm)?;
+    log::debug!("{:?}: first thread started", begin.elapsed());
+
+    let vm = Arc::new(vm::create(&kvm)?);
+    // The thread listens until it has heard.
+    let _ = to_first.send(Arc::clone(&vm));
+    log::debug!("{:?}: machine created", begin.elapsed());
+
+    let memory = Arc::new(GuestMemory::new(config.memory, &kernel, image, &config.root)?);
+    // SAFETY: `memory` outlives the vCPUs: their threads have ended when it is dropped, and without
+    // them nothing reads or writes through the slots. RAM is only accessed as volatile.
+    unsafe { vm::add_slots(&kvm, &vm, &memory.slots)? };
+    log::debug!("{:?}: memory mapped", begin.elapsed());
+
+    let (bus, mut events) = devices(&config, &vm, &memory, &vcpus, signals)?;
+    log::debug!("{:?}: devices made", begin.elapsed());
+    threads.spawn_secondaries(&kvm, &vm, config.cpus)?;
+
+    let block = BootBlock::new(&config, &memory, boot_info, bus.windows.len(), seed()?);
+    if let Some(needed) =
+        block.end().checked_sub(memory.ram_base()).filter(|needed| *needed > config.memory)
+    {
+        return Err(crate::memory::MemoryError::TooSmall { size: config.memory, needed }.into());
+    }
+    vcpus.start(Boot { block, memory, bus });
+    log::debug!("{:?}: first vCPU may enter", begin.elapsed());
+    events.run(&vcpus.ending, config.timeout);
+    log::debug!("{:?}: machine ended", begin.elapsed());
+    drop(threads);
+    let unknown = vcpus.unknown_accesses();
+    if unknown > 0 {
+        log::debug!("the guest accessed {unknown} times what does not exist");
+    }
+    log::debug!("{:?}: vCPUs stopped", begin.elapsed());
+    vcpus.ending.take().unwrap_or(Ok(Outcome::TimedOut))
+}
+
+fn check_cpus(kvm: &Kvm, wanted: u8) -> Result<(), Error> {
+    if wanted > 1 {
+        let limit = kvm.get_max_vcpus();
+        if usize::from(wanted) > limit {
+            return Err(Error::TooManyCpus { wanted, limit });
+        }
+    }
+    Ok(())
+}
+
+/// Entropy for the guest.
+fn seed() -> Result<[u8; 96], Error> {
+    let mut seed = [0; 96];
+    // SAFETY: the buffer is writable for its length. Requests of up to 256 bytes are never cut short
+    // (getrandom(2)).
+    let filled = unsafe { libc::syscall(libc::SYS_getrandom, seed.as_mut_ptr(), seed.len(), 0) };
+    if usize::try_from(filled) != Ok(seed.len()) {
+        return Err(host("get random bytes")(io::Error::last_os_error()));
+    }
+    Ok(seed)
+}
+
+fn event() -> Result<EventFd, Error> {
+    EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(host("create an eventfd"))
+}
+
+/// Makes the devices, and the loop that attends to them.
+fn devices(
+    config: &Config,
+    vm: &VmFd,
+    memory: &GuestMemory,
+    vcpus: &Arc<Vcpus>,
+    signals: SignalFile,
+) -> Result<(Bus, EventLoop), Error> {
+    let interrupts = interrupts::connect(vm, DEVICES)
+        .map_err(|error| Error::Kvm { doing: "connect device interrupts", source: error.into() })?;
+    let [console_irq, rng_irq] = <[EventFd; 2]>::try_from(interrupts)
+        .map_err(|_| host("connect device interrupts")(io::Error::other("count")))?;
+    let reach =
+        DeviceMemory { ram: Arc::clone(&memory.ram), readable: Arc::clone(&memory.readable) };
+    let duplicate = |event: &EventFd| event.try_clone().map_err(host("duplicate an eventfd"));
+
+    let mut device = Console::new(Files {
+        standard: [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO],
+        terminal: config.terminal,
+        trace: None,
+    });
+    if let Some((columns, rows)) = config.terminal.then(window_size).flatten() {
+        device.resize(columns, rows);
+    }
+    let console_wake = event()?;
+    let console: Shared<Console> = Arc::new(Mutex::new(Transport::new(
+        device,
+        reach.clone(),
+        console_irq,
+        duplicate(&console_wake)?,
+    )));
+    let rng_wake = event()?;
+    let rng: Shared<Rng> =
+        Arc::new(Mutex::new(Transport::new(Rng, reach, rng_irq, duplicate(&rng_wake)?)));
+
+    let mut events = EventLoop::new(Arc::clone(vcpus), Arc::clone(&console), signals)?;
+    events.attend(Arc::clone(&console), console_wake);
+    events.attend(Arc::clone(&rng), rng_wake);
+    let bus = Bus::new(SerialPort::new(config.verbose), vec![console, rng]);
+    Ok((bus, events))
+}
+
+/// The vCPU threads; dropping this ends them.
+struct Threads {
+    vcpus: Arc<Vcpus>,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Threads {
+    fn spawn(
+        &mut self,
+        name: String,
+        body: impl FnOnce(&Vcpus) + Send + 'static,
+    ) -> Result<(), Error> {
+        let vcpus = Arc::clone(&self.vcpus);
+        let builder = thread::Builder::new().name(name).stack_size(VCPU_STACK);
+        self.handles
+            .push(builder.spawn(move || body(&vcpus)).map_err(host("create a vCPU thread"))?);
+        Ok(())
+    }
+
+    /// The thread of the first vCPU, which waits for the machine.
+    fn spawn_first(&mut self, kvm: &Arc<Kvm>) -> Result<SyncSender<Arc<VmFd>>, Error> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let kvm = Arc::clone(kvm);
+        self.spawn("vcpu0".to_owned(), move |vcpus| vcpus.run_first(&kvm, &receiver))?;
+        Ok(sender)
+    }
+
+    /// The threads of the other vCPUs; returns when all of them are confined.
+    fn spawn_secondaries(&mut self, kvm: &Arc<Kvm>, vm: &Arc<VmFd>, cpus: u8) -> Result<(), Error> {
+        let (ready, readiness) = mpsc::sync_channel(usize::from(cpus));
+        for index in 1..cpus {
+            let (kvm, vm, ready) = (Arc::clone(kvm), Arc::clone(vm), ready.clone());
+            self.spawn(format!("vcpu{index}"), move |vcpus| {
+                vcpus.run_secondary(&kvm, &vm, index, &ready)
+            })?;
+        }
+        drop(ready);
+        for _ in 1..cpus {
+            // One that failed hangs up, and has said why to the event loop.
+            let _ = readiness.recv();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.vcpus.stop();
+        for handle in self.handles.drain(..) {
+            let _ = handle.join();
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! Guest-physical memory: what lies where, and the memory slots that tell KVM.
+//!
+//! Nothing is touched that the guest does not touch: RAM is mapped lazily and without huge pages,
+//! the kernel's read-only pages are those of our own executable, and the root image is put together
+//! by mapping its pieces behind each other.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::ptr;
+use std::sync::Arc;
+
+use airlock_abi::boot::Range;
+use airlock_abi::layout::{HIGH_RAM_BASE, KERNEL_BASE, LOW_RAM_END, ROOT_IMAGE_BASE};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    MmapRegion,
+};
+
+use crate::config::{Piece, RootImage};
+use crate::loader::{Kernel, PAGE};
+
+/// Why guest memory could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// `--mem` does not hold even the kernel.
+    #[error(
+        "{size} bytes of guest memory are too few: the kernel alone needs {needed} (use a larger --mem)"
+    )]
+    TooSmall {
+        /// What was asked for.
+        size: u64,
+        /// What the kernel and its boot information take.
+        needed: u64,
+    },
+    /// `--mem` exceeds the guest's address map.
+    #[error(
+        "{size} bytes of guest memory are too many: at most {limit} fit in the guest's address space (use a smaller --mem)"
+    )]
+    TooLarge {
+        /// What was asked for.
+        size: u64,
+        /// The most that fits.
+        limit: u64,
+    },
+    /// The host refuses the mapping.
+    #[error("the host cannot map {size} bytes of guest memory (use a smaller --mem): {source}")]
+    Map {
+        /// Size of the mapping.
+        size: u64,
+        /// What mmap said.
+        source: io::Error,
+    },
+    /// A piece of the root image cannot be mapped.
+    #[error("cannot map {length} bytes of a file into the root image: {source}")]
+    MapFile {
+        /// Size of the piece.
+        length: u64,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// A file that is part of the root image is shorter than when it was looked at.
+    #[error(
+        "a file of the root image shrank from {expected} to {found} bytes while it was being mapped"
+    )]
+    Shrunk {
+        /// The length that the image was made for.
+        expected: u64,
+        /// The length now.
+        found: u64,
+    },
+    /// Guest memory could not be written while loading.
+    #[error("cannot load the kernel into guest memory: {0}")]
+    Load(#[from] vm_memory::GuestMemoryError),
+}
+
+/// A stretch of guest-physical memory, as KVM is told about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// Guest-physical address.
+    pub guest: u64,
+    /// Size in bytes.
+    pub size: u64,
+    /// Address in this process.
+    pub host: u64,
+    /// Whether guest writes exit instead of changing it.
+    pub read_only: bool,
+}
+
+/// All memory of a virtual machine.
+#[derive(Debug)]
+pub struct GuestMemory {
+    /// What devices may write, and where rings lie: RAM only.
+    pub ram: Arc<GuestMemoryMmap>,
+    /// What devices may hand to the host as output: RAM, the kernel's constants and the root image.
+    ///
+    /// Only system calls may read through this. The root image is made of files of the user: when
+    /// one is truncated meanwhile, a system call fails with EFAULT where an instruction would raise
+    /// SIGBUS.
+    pub readable: Arc<GuestMemoryMmap>,
+    /// Memory slots, none overlapping.
+    pub slots: Vec<Slot>,
+    /// The root image, in guest-physical memory.
+    pub root_image: Range,
+    _root: Mapping,
+}
+
+/// RAM regions of a machine: `size` bytes from `base` on, split at the hole below 4 GiB.
+fn ram_ranges(base: u64, size: u64) -> Result<Vec<(u64, u64)>, MemoryError> {
+    let low = size.min(LOW_RAM_END - base);
+    let high = size - low;
+    let limit = LOW_RAM_END - base + (ROOT_IMAGE_BASE - HIGH_RAM_BASE);
+    if size > limit {
+        return Err(MemoryError::TooLarge { size, limit });
+    }
+    let mut ranges = vec![(base, low)];
+    if high > 0 {
+        ranges.push((HIGH_RAM_BASE, high));
+    }
+    Ok(ranges)
+}
+
+impl GuestMemory {
+    /// Maps memory, loads the kernel and lays out the root image.
+    ///
+    /// `constant` says that `image` lives as long as this process and never changes, so that the
+    /// guest may use its read-only pages in place.
+    ///
+    /// # Errors
+    ///
+    /// When the sizes do not fit or the host refuses.
+    pub fn new(
+        size: u64,
+        kernel: &Kernel,
+        image: KernelBytes<'_>,
+        root: &RootImage,
+    ) -> Result<Self, MemoryError> {
+        let in_place = match image {
+            KernelBytes::Constant(bytes) => {
+                kernel.in_place(bytes).map(|found| &bytes[found.offset..][..found.size])
+            }
+            KernelBytes::Loaded(_) => None,
+        };
+        let in_place_size = in_place.map_or(0, |bytes| to_u64(bytes.len()));
+        let ram_base = KERNEL_BASE + in_place_size;
+
+        let mut regions = Vec::new();
+        for (base, length) in ram_ranges(ram_base, size)? {
+            regions.push(Arc::new(anonymous_region(base, length)?));
+        }
+        let ram = collection(regions.clone());
+
+        let mut slots: Vec<Slot> = ram.iter().map(|region| slot(region, false)).collect();
+        if let Some(bytes) = in_place {
+            let region = borrowed_region(KERNEL_BASE, bytes.as_ptr().cast_mut(), bytes.len());
+            slots.push(slot(&region, true));
+            regions.insert(0, Arc::new(region));
+        }
+        let needed = kernel.end().saturating_sub(ram_base).next_multiple_of(PAGE);
+        if needed > size {
+            return Err(MemoryError::TooSmall { size, needed });
+        }
+        for segment in &kernel.segments {
+            if in_place.is_some() && !segment.writable {
+                continue;
+            }
+            let bytes = &image.bytes()[segment.offset..segment.offset + segment.file_size];
+            ram.write_slice(bytes, GuestAddress(segment.address))?;
+        }
+
+        let mapping = map_root_image(root)?;
+        let root_image = Range { start: ROOT_IMAGE_BASE, len: to_u64(mapping.size) };
+        if mapping.size > 0 {
+            let region = borrowed_region(ROOT_IMAGE_BASE, mapping.address, mapping.size);
+            slots.push(slot(&region, true));
+            regions.push(Arc::new(region));
+        }
+        Ok(Self {
+            ram: Arc::new(ram),
+            readable: Arc::new(collection(regions)),
+            slots,
+            root_image,
+            _root: mapping,
+        })
+    }
+
+    /// Where RAM begins.
+    pub fn ram_base(&self) -> u64 {
+        self.ram.iter().next().map_or(KERNEL_BASE, |region| region.start_addr().0)
+    }
+
+    /// Up to `limit` bytes of code at an address, if it is RAM.
+    pub fn code(&self, address: u64, limit: usize) -> Vec<u8> {
+        let mut bytes = vec![0; limit];
+        let read = self.ram.read(&mut bytes, GuestAddress(address)).unwrap_or(0);
+        bytes.truncate(read);
+        bytes
+    }
+
+    /// RAM from `used` on, the part of it that no one has touched.
+    pub fn free(&self, used: u64) -> [Range; 2] {
+        let mut free = [Range::default(); 2];
+        for (range, region) in free.iter_mut().zip(self.ram.iter()) {
+            let start = region.start_addr().0.max(used.next_multiple_of(PAGE));
+            let end = region.start_addr().0 + region.len();
+            *range = Range { start, len: end.saturating_sub(start) };
+        }
+        free
+    }
+}
+
+/// The bytes of a kernel image.
+#[derive(Clone, Copy, Debug)]
+pub enum KernelBytes<'a> {
+    /// Part of this executable, page-aligned: its read-only pages may be used in place.
+    Constant(&'static [u8]),
+    /// Read from somewhere: everything is copied.
+    Loaded(&'a [u8]),
+}
+
+impl<'a> KernelBytes<'a> {
+    /// The bytes.
+    pub const fn bytes(&self) -> &'a [u8] {
+        match self {
+            Self::Constant(bytes) => bytes,
+            Self::Loaded(bytes) => bytes,
+        }
+    }
+}
+
+fn to_u64(size: usize) -> u64 {
+    // This program is for x86-64 only.
+    u64::try_from(size).unwrap_or(u64::MAX)
+}
+
+fn collection(regions: Vec<Arc<GuestRegionMmap>>) -> GuestMemoryMmap {
+    // They ascend and do not overlap, by construction.
+    GuestMemoryMmap::from_arc_regions(regions).unwrap_or_default()
+}
+
+fn slot(region: &GuestRegionMmap, read_only: bool) -> Slot {
+    Slot {
+        guest: region.start_addr().0,
+        size: region.len(),
+        host: to_u64(region.as_ptr().addr()),
+        read_only,
+    }
+}
+
+fn anonymous_region(base: u64, length: u64) -> Result<GuestRegionMmap, MemoryError> {
+    let refused = |source| MemoryError::Map { size: length, source };
+    let size =
+        usize::try_from(length).map_err(|_| refused(io::Error::from_raw_os_error(libc::ENOMEM)))?;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let region = MmapRegion::build(None, size, libc::PROT_READ | libc::PROT_WRITE, flags)
+        .map_err(|error| refused(io::Error::other(error)))?;
+    // The guest touches little of its memory; a huge page would cost clearing 2 MiB for the first byte.
+    // Kernels without huge pages refuse the advice, and need none.
+    // SAFETY: the range is the mapping that was just made, and the advice does not change its contents.
+    unsafe { libc::madvise(region.as_ptr().cast(), size, libc::MADV_NOHUGEPAGE) };
+    // The address map ends far below 2^64.
+    GuestRegionMmap::new(region, GuestAddress(base))
+        .ok_or_else(|| refused(io::Error::from_raw_os_error(libc::EINVAL)))
+}
+
+/// A region over memory that somebody else owns.
+fn borrowed_region(base: u64, address: *mut u8, size: usize) -> GuestRegionMmap {
+    let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    // SAFETY: the caller passes a mapping that it keeps for as long as the region lives, and only
+    // `GuestMemory::readable` holds such regions, which no one writes through.
+    let region = unsafe { MmapRegion::build_raw(address, size, libc::PROT_READ, flags) };
+    let region = region.expect("mappings are page-aligned");
+    GuestRegionMmap::new(region, GuestAddress(base)).expect("the address map ends far below 2^64")
+}
+
+/// Pages that are unmapped when dropped.
+#[derive(Debug)]
+struct Mapping {
+    address: *mut u8,
+    size: usize,
+}
+
+// SAFETY: the pages belong to the process, not to a thread, and are only handed out as addresses.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; there is no access through a shared reference.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.size > 0 {
+            // SAFETY: the range was mapped by `map_root_image` and the regions over it are gone:
+            // they live in the same structure as this.
+            unsafe { libc::munmap(self.address.cast(), self.size) };
+        }
+    }
+}
+
+fn piece_length(piece: &Piece) -> u64 {
+    match piece {
+        Piece::Bytes(bytes) => to_u64(bytes.len()),
+        Piece::File { length, .. } => *length,
+    }
+}
+
+/// Maps the pieces one after the other.
+fn map_root_image(root: &RootImage) -> Result<Mapping, MemoryError> {
+    let too_large = |size| MemoryError::TooLarge { size, limit: ROOT_IMAGE_BASE };
+    let mut total: u64 = 0;
+    for piece in &root.pieces {
+        let padded = piece_length(piece).checked_next_multiple_of(PAGE);
+        total = padded
+            .and_then(|padded| total.checked_add(padded))
+            .ok_or_else(|| too_large(u64::MAX))?;
+    }
+    // The image has the upper half of what the kernel's direct map covers.
+    if total > ROOT_IMAGE_BASE {
+        return Err(too_large(total));
+    }
+    let size = usize::try_from(total).map_err(|_| too_large(total))?;
+    if size == 0 {
+        return Ok(Mapping { address: ptr::null_mut(), size });
+    }
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping at an address of the host's choice overwrites nothing.
+    let address = unsafe {
+        libc::mmap(ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+    };
+    if address == libc::MAP_FAILED {
+        return Err(MemoryError::Map { size: total, source: io::Error::last_os_error() });
+    }
+    let mapping = Mapping { address: address.cast(), size };
+    let mut offset = 0;
+    for piece in &root.pieces {
+        let length = usize::try_from(piece_length(piece)).map_err(|_| too_large(total))?;
+        // SAFETY: `offset` plus the piece's padded length is at most the size of the mapping.
+        let target = unsafe { mapping.address.add(offset) };
+        match piece {
+            Piece::Bytes(bytes) => {
+                // SAFETY: the target has room for the bytes, as above, and is private to this function.
+                unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), target, length) };
+            }
+            // SAFETY: the target has room for the file, as above, and is private to this function.
+            Piece::File { file, .. } => unsafe { map_file(file, length, target)? },
+        }
+        offset += length.next_multiple_of(page_size());
+    }
+    Ok(mapping)
+}
+
+const fn page_size() -> usize {
+    PAGE as usize
+}
+
+/// Maps the first `length` bytes of a file at `target`, and zeroes behind them up to the next page.
+///
+/// # Safety
+///
+/// `target` must be page-aligned, and `length` bytes from there, rounded up to a page, must be
+/// writable memory that nothing else refers to.
+unsafe fn map_file(file: &File, length: usize, target: *mut u8) -> Result<(), MemoryError> {
+    let failed = |source| MemoryError::MapFile { length: to_u64(length), source };
+    let found = file.metadata().map_err(failed)?.len();
+    let expected = to_u64(length);
+    if found < expected {
+        return Err(MemoryError::Shrunk { expected, found });
+    }
+    // The last page of a file is padded with zeroes by the host, unless the file goes on there.
+    let mapped = if found == expected { length } else { length - length % page_size() };
+    if mapped > 0 {
+        let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
+        // SAFETY: the caller owns the pages that this replaces.
+        let address = unsafe {
+            libc::mmap(target.cast(), mapped, libc::PROT_READ, flags, file.as_raw_fd(), 0)
+        };
+        if address == libc::MAP_FAILED {
+            return Err(failed(io::Error::last_os_error()));
+        }
+    }
+    if mapped < length {
+        // SAFETY: these pages were not replaced above, so they are still the caller's writable ones.
+        let rest = unsafe { std::slice::from_raw_parts_mut(target.add(mapped), length - mapped) };
+        file.read_exact_at(rest, to_u64(mapped)).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,252 @@
+//! The cases: what each guest does, and what a user must see of it.
+
+use std::io::{Read, Write};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use vmm::{Config, KernelImage, Outcome, Piece, RootImage};
+
+use crate::{guests, kernel};
+
+/// A test and its name.
+type Case = (&'static str, fn());
+
+macro_rules! cases {
+    ($($name:ident),+ $(,)?) => {
+        /// All cases.
+        pub const CASES: &[Case] = &[$((stringify!($name), $name)),+];
+    };
+}
+
+cases!(
+    status_is_that_of_the_guest,
+    signal_is_that_of_the_guest,
+    kernel_may_come_from_a_file,
+    panic_is_told_within_100_ms,
+    nonsense_on_the_exit_device_is_an_error,
+    triple_fault_names_the_instruction,
+    unknown_addresses_are_harmless,
+    secondary_cpus_start,
+    boot_information_is_true,
+    time_limit_ends_a_sleeping_and_a_spinning_guest,
+    signals_end_the_machine,
+    idle_guest_uses_no_time,
+    memory_has_bounds,
+);
+
+/// How the child tells an outcome: each kind has its own range or word.
+fn status_of(outcome: Result<Outcome, vmm::Error>) -> u8 {
+    match outcome {
+        Ok(Outcome::Exited(status)) => status,
+        Ok(Outcome::Signaled(signal)) => 128 + signal,
+        Ok(Outcome::TimedOut) => 124,
+        Ok(Outcome::NotExecutable) => 126,
+        Ok(Outcome::NotFound) => 127,
+        Ok(Outcome::Interrupted(signal)) => {
+            eprintln!("interrupted by {signal}");
+            128 + signal
+        }
+        Err(error) => {
+            eprintln!("{error}");
+            125
+        }
+    }
+}
+
+fn code(name: &str) -> &'static [u8] {
+    match name {
+        "exits" => guests::exits(),
+        "is_killed" => guests::is_killed(),
+        "panics" => guests::panics(),
+        "exits_badly" => guests::exits_badly(),
+        "triple_faults" => guests::triple_faults(),
+        "gropes" => guests::gropes(),
+        "sleeps" => guests::sleeps(),
+        "spins" => guests::spins(),
+        "starts_cpus" => guests::starts_cpus(),
+        "reads_boot_information" => guests::reads_boot_information(),
+        other => panic!("no guest is called {other}"),
+    }
+}
+
+/// An image in memory that is page-aligned and never freed, like the embedded kernel.
+fn embedded(image: &[u8]) -> &'static [u8] {
+    let padded = image.len() + 2 * 4096;
+    let memory: &'static mut [u8] = vec![0; padded].leak();
+    let offset = memory.as_ptr().align_offset(4096);
+    let (_, aligned) = memory.split_at_mut(offset);
+    aligned[..image.len()].copy_from_slice(image);
+    &aligned[..image.len()]
+}
+
+/// The child's part: `--guest NAME [key=value]...`.
+pub fn run_guest(arguments: &[String]) -> ExitCode {
+    let (name, options) = arguments.split_first().expect("the name of a guest");
+    let image = kernel::image(code(name));
+    let mut config = Config {
+        memory: 16 << 20,
+        cpus: 1,
+        kernel: KernelImage::Embedded(embedded(&image)),
+        root: RootImage { pieces: vec![Piece::Bytes(vec![0x77; 100])] },
+        program: b"/program".to_vec(),
+        arguments: vec![b"program".to_vec()],
+        environment: Vec::new(),
+        directory: b"/".to_vec(),
+        terminal: false,
+        timeout: Some(Duration::from_secs(20)),
+        strace: None,
+        verbose: false,
+    };
+    for option in options {
+        let (key, value) = option.split_once('=').expect("key=value");
+        let number = || value.parse::<u64>().expect("a number");
+        match key {
+            "memory" => config.memory = number(),
+            "cpus" => config.cpus = u8::try_from(number()).expect("few"),
+            "timeout" => config.timeout = Some(Duration::from_millis(number())),
+            "file" => {
+                let path =
+                    std::env::temp_dir().join(format!("airlock-kernel-{}", std::process::id()));
+                std::fs::write(&path, &image).expect("a temporary file");
+                config.kernel = KernelImage::File(path);
+            }
+            other => panic!("no option is called {other}"),
+        }
+    }
+    let file = match &config.kernel {
+        KernelImage::File(path) => Some(path.clone()),
+        KernelImage::Embedded(_) => None,
+    };
+    let outcome = vmm::run(config);
+    if let Some(path) = file {
+        std::fs::remove_file(path).expect("the temporary file");
+    }
+    ExitCode::from(status_of(outcome))
+}
+
+fn child(arguments: &[&str]) -> Child {
+    let program = std::env::current_exe().expect("this program");
+    Command::new(program)
+        .arg("--guest")
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("a child")
+}
+
+fn run(arguments: &[&str]) -> Output {
+    child(arguments).wait_with_output().expect("a child that ends")
+}
+
+fn check(arguments: &[&str], status: i32, error: &str) {
+    let output = run(arguments);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{arguments:?}: {text}");
+    assert!(text.contains(error), "{arguments:?}: {text}");
+    if error.is_empty() {
+        assert_eq!(text, "");
+    }
+}
+
+fn status_is_that_of_the_guest() {
+    check(&["exits"], 42, "");
+}
+
+fn signal_is_that_of_the_guest() {
+    check(&["is_killed"], 128 + 11, "");
+}
+
+fn kernel_may_come_from_a_file() {
+    check(&["exits", "file=1"], 42, "");
+}
+
+fn panic_is_told_within_100_ms() {
+    let begin = Instant::now();
+    check(&["panics"], 125, "the guest kernel panicked: nothing works\nany more\n");
+    assert!(begin.elapsed() < Duration::from_millis(100), "{:?}", begin.elapsed());
+}
+
+fn nonsense_on_the_exit_device_is_an_error() {
+    check(&["exits_badly"], 125, "[00, 00, ad, de]");
+}
+
+fn triple_fault_names_the_instruction() {
+    check(&["triple_faults"], 125, "triple fault");
+}
+
+fn unknown_addresses_are_harmless() {
+    check(&["gropes"], 7, "");
+}
+
+fn secondary_cpus_start() {
+    check(&["starts_cpus", "cpus=2"], 1, "");
+    check(&["starts_cpus", "cpus=5"], 4, "");
+}
+
+fn boot_information_is_true() {
+    check(&["reads_boot_information"], 0x77, "");
+    check(&["reads_boot_information", "file=1"], 0x77, "");
+}
+
+fn time_limit_ends_a_sleeping_and_a_spinning_guest() {
+    for guest in ["sleeps", "spins"] {
+        let begin = Instant::now();
+        check(&[guest, "timeout=150"], 124, "");
+        let taken = begin.elapsed();
+        assert!(
+            taken >= Duration::from_millis(150) && taken < Duration::from_millis(400),
+            "{taken:?}"
+        );
+    }
+}
+
+fn signals_end_the_machine() {
+    for guest in ["sleeps", "spins"] {
+        for (signal, number) in [("INT", 2), ("TERM", 15), ("HUP", 1), ("QUIT", 3)] {
+            let child = child(&[guest]);
+            std::thread::sleep(Duration::from_millis(50));
+            let killed = Command::new("kill")
+                .args([&format!("-{signal}"), &child.id().to_string()])
+                .status();
+            assert!(killed.expect("kill").success());
+            let output = child.wait_with_output().expect("a child that ends");
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.code(), Some(128 + number), "{text}");
+            assert_eq!(text, format!("interrupted by {number}\n"));
+        }
+    }
+}
+
+fn idle_guest_uses_no_time() {
+    let mut child = child(&["sleeps", "timeout=600"]);
+    std::thread::sleep(Duration::from_millis(500));
+    // Fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
+    let stat =
+        std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("a running child");
+    let after_name = stat.rsplit(')').next().expect("a name in parentheses");
+    let ticks: u64 = after_name
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("ticks"))
+        .sum();
+    assert!(ticks <= 2, "{ticks} ticks of 10 ms");
+    assert_eq!(child.wait().expect("a child that ends").code(), Some(124));
+}
+
+fn memory_has_bounds() {
+    check(&["exits", "memory=4096"], 125, "use a larger --mem");
+    check(&["exits", "memory=1099511627776"], 125, "use a smaller --mem");
+    // Lazily: more than this host has.
+    check(&["exits", "memory=68719476736"], 42, "");
+}
+
+#[allow(dead_code)]
+fn talk(mut child: Child, input: &[u8]) -> Output {
+    child.stdin.take().expect("a pipe").write_all(input).expect("a reader");
+    let mut text = Vec::new();
+    child.stdout.take().expect("a pipe").read_to_end(&mut text).expect("output");
+    child.wait_with_output().expect("a child that ends")
+}
