@@ -138,7 +138,9 @@ fn direct_map() -> String {
 /// Pages of 2 MiB, never executable: not every processor has pages of 1 GiB.
 fn direct_map_pds() -> String {
     let flags = PRESENT | WRITABLE | ACCESSED | DIRTY | LARGE | GLOBAL | NO_EXECUTE;
-    let entries = DIRECT_GIBS.iter().flat_map(|&gib| (0..512).map(move |page| (gib as u64) << 30 | page << 21));
+    let entries = DIRECT_GIBS
+        .iter()
+        .flat_map(|&gib| (0..512).map(move |page| (gib as u64) << 30 | page << 21));
     entries.fold(String::new(), |mut text, address| {
         write!(text, "QUAD({:#x}) ", address | flags).expect("a string grows");
         text

@@ -50,6 +50,13 @@ impl Stream for Console {
         services().ok_or(Errno::EIO)?.console_write(self.port, data)
     }
 
+    fn write_kernel(&self, bytes: &[u8], _wait: bool) -> Result<usize> {
+        if self.is_input() {
+            return Err(Errno::EBADF);
+        }
+        services().ok_or(Errno::EIO)?.console_write_kernel(self.port, bytes)
+    }
+
     fn metadata(&self) -> Metadata {
         Metadata {
             device: devices::PIPE,
@@ -65,7 +72,11 @@ impl Stream for Console {
     }
 
     fn queue(&self) -> Option<&WaitQueue> {
-        if self.is_input() { services().map(|services| services.console_queue(self.port)) } else { None }
+        if self.is_input() {
+            services().map(|services| services.console_queue(self.port))
+        } else {
+            None
+        }
     }
 
     fn poll(&self) -> Events {

@@ -1,14 +1,15 @@
 //! Inodes: files, apart from their names.
 
 use super::erofs::{self, Run};
-use super::open_file::FileRef;
 use super::metadata::{Metadata, PERMISSIONS, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, devices};
+use super::open_file::FileRef;
 use super::root::FileSystem;
+use super::source::Source;
 use super::stream::StreamRef;
 use super::synthetic;
-use super::tmpfs::{Content, Listed, Node, list_image};
+use super::tmpfs::{Attributes, Content, Listed, Node, list_image};
 use crate::errno::{Errno, Result};
-use crate::memory::{Page, UserReader, UserWriter};
+use crate::memory::{Page, UserWriter};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -332,7 +333,7 @@ impl Inode {
     ///
     /// # Errors
     /// EISDIR, EINVAL if it has no content, EFAULT, ENOSPC, EFBIG.
-    pub fn write(&self, offset: u64, data: &mut UserReader) -> Result<usize> {
+    pub fn write(&self, offset: u64, data: &mut impl Source) -> Result<usize> {
         if data.remaining() == 0 {
             return check_regular(self.mode()?).map(|()| 0);
         }
@@ -389,6 +390,31 @@ impl Inode {
     /// EPERM for what is not stored, ENOSPC.
     pub fn set_permissions(&self, mode: u32) -> Result<()> {
         self.node()?.set_permissions(mode & PERMISSIONS);
+        Ok(())
+    }
+
+    /// Changes owner, group or time stamps.
+    ///
+    /// # Errors
+    /// EPERM for what is not stored.
+    pub fn change_attributes(&self, change: impl FnOnce(&mut Attributes)) -> Result<()> {
+        self.node()?.change(change);
+        Ok(())
+    }
+
+    /// `fallocate(2)`: makes pages for a range, or removes them.
+    ///
+    /// # Errors
+    /// ENODEV if it has no content, ENOSPC, EFBIG.
+    pub fn allocate(&self, offset: u64, len: u64, keep_size: bool, punch: bool) -> Result<()> {
+        let node = self.node()?;
+        let file = node.file().map_err(|_| Errno::ENODEV)?;
+        if punch {
+            file.punch(offset, len)?
+        } else {
+            file.allocate(offset, len, keep_size)?
+        }
+        node.touch();
         Ok(())
     }
 

@@ -203,7 +203,11 @@ pub fn remove(found: &Found, wants_directory: bool, subject: &Subject<'_>) -> Re
 /// Between the walk and the lock, someone may have been quicker.
 fn still_there(parent: &Arc<Node>, name: &[u8], inode: &Inode) -> Result<()> {
     let directory = parent.directory()?.lock();
-    if directory.lookup(parent.file_system(), name)?.is(inode) { Ok(()) } else { Err(Errno::ENOENT) }
+    if directory.lookup(parent.file_system(), name)?.is(inode) {
+        Ok(())
+    } else {
+        Err(Errno::ENOENT)
+    }
 }
 
 /// Closes an empty directory for new names.
@@ -266,7 +270,10 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     if !moves_directory && (old.slash || new_slash) {
         return Err(Errno::ENOTDIR);
     }
-    if how == Rename::Exchange && new.slash && !new.inode.as_ref().ok_or(Errno::ENOENT)?.is_directory()? {
+    if how == Rename::Exchange
+        && new.slash
+        && !new.inode.as_ref().ok_or(Errno::ENOENT)?.is_directory()?
+    {
         return Err(Errno::ENOTDIR);
     }
     let _tree = file_system.tree.lock();
@@ -303,7 +310,9 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
         subject.check(file, WRITE)?;
     }
     // A mount point cannot be moved or replaced.
-    if file.file_system().is_none() || victim.as_ref().is_some_and(|(inode, _)| inode.file_system().is_none()) {
+    if file.file_system().is_none()
+        || victim.as_ref().is_some_and(|(inode, _)| inode.file_system().is_none())
+    {
         return Err(Errno::EBUSY);
     }
     still_there(&old_parent, old.name.bytes(), file)?;

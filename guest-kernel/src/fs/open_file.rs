@@ -7,11 +7,11 @@ use super::services::services;
 use super::stream::{Events, Seek, StreamRef};
 use super::tmpfs::Content;
 use crate::errno::{Errno, Result};
-use crate::memory::{Page, PageSource, UserReader, UserWriter};
+use crate::memory::{Page, PageSource, SharedBytes, UserReader, UserWriter};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::general::{
     O_ACCMODE, O_APPEND, O_DIRECT, O_NOATIME, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY,
 };
@@ -42,6 +42,8 @@ pub struct OpenFile {
     offset: AtomicU64,
     /// Text that was made when it was read from the start: later reads go on in the same text.
     text: SpinLock<Option<Arc<[u8]>>>,
+    /// Whether it may hold a lock, which goes with it.
+    locked: AtomicBool,
 }
 
 /// The point that an offset is relative to (`lseek(2)`).
@@ -75,6 +77,7 @@ impl OpenFile {
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
+            locked: AtomicBool::new(false),
         }
     }
 
@@ -87,6 +90,7 @@ impl OpenFile {
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
+            locked: AtomicBool::new(false),
         }
     }
 
@@ -99,6 +103,7 @@ impl OpenFile {
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
+            locked: AtomicBool::new(false),
         }
     }
 
@@ -207,13 +212,7 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if let Some(stream) = &self.stream {
-            let result = stream.write(data, self.waits());
-            if result == Err(Errno::EPIPE)
-                && let Some(services) = services()
-            {
-                services.broken_pipe();
-            }
-            return result;
+            return told(stream.write(data, self.waits()));
         }
         let offset = if self.flags() & O_APPEND == 0 {
             self.offset.load(Ordering::Relaxed)
@@ -252,6 +251,75 @@ impl OpenFile {
         } else {
             self.inode.read_bytes(offset, target)
         }
+    }
+
+    /// Reads into the kernel's memory, at an offset or at the file's own (`sendfile(2)`).
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn read_kernel(&self, offset: Option<u64>, target: &mut [u8]) -> Result<usize> {
+        if self.stream.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let position = offset.unwrap_or_else(|| self.offset());
+        let count = match &self.inode {
+            Inode::Synthetic(node) => {
+                let text = node.text()?;
+                let start = usize::try_from(position).unwrap_or(usize::MAX).min(text.len());
+                SharedBytes::from_slice(&text[start..]).copy_to(target)
+            }
+            inode => inode.read_bytes(position, target)?,
+        };
+        if offset.is_none() {
+            self.set_offset(position + count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Writes from the kernel's memory, at an offset or at the file's own.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn write_kernel(&self, offset: Option<u64>, bytes: &[u8]) -> Result<usize> {
+        if !self.is_writable() {
+            return Err(Errno::EBADF);
+        }
+        if let Some(stream) = &self.stream {
+            return match offset {
+                Some(_) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+                _ => told(stream.write_kernel(bytes, self.waits())),
+            };
+        }
+        let position = offset.unwrap_or_else(|| self.offset());
+        let count = self.inode.write(position, &mut &*bytes)?;
+        if offset.is_none() {
+            self.set_offset(position + count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Writes at the end of the file; moves the file's offset there if `moves`.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn append(&self, data: &mut UserReader, moves: bool) -> Result<usize> {
+        if self.stream.is_some() {
+            return self.write(data);
+        }
+        if !self.is_writable() {
+            return Err(Errno::EBADF);
+        }
+        let end = self.inode.size()?;
+        let count = self.inode.write(end, data)?;
+        if moves {
+            self.set_offset(end + count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Notes that a lock is held through this description.
+    pub(super) fn set_locked(&self) {
+        self.locked.store(true, Ordering::Relaxed);
     }
 
     /// `lseek(2)`.
@@ -378,6 +446,24 @@ impl OpenFile {
             path.extend_from_slice(b" (deleted)");
         }
         Ok(path)
+    }
+}
+
+/// Whoever writes to something that nobody reads gets a signal.
+fn told(result: Result<usize>) -> Result<usize> {
+    if result == Err(Errno::EPIPE)
+        && let Some(services) = services()
+    {
+        services.broken_pipe();
+    }
+    result
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if *self.locked.get_mut() {
+            super::locks::release(self);
+        }
     }
 }
 

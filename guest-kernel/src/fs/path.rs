@@ -145,7 +145,12 @@ pub fn walk(
                 Target::Open(file) if is_last => {
                     let inode = file.inode().clone();
                     let (parent, name) = file.place().unwrap_or((inode.clone(), Name::default()));
-                    return Ok(Found { parent, name, inode: Some(inode), slash: must_be_directory });
+                    return Ok(Found {
+                        parent,
+                        name,
+                        inode: Some(inode),
+                        slash: must_be_directory,
+                    });
                 }
                 Target::File(inode) if is_last => {
                     let name = Name { path, start: end, end };

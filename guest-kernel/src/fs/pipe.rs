@@ -4,10 +4,11 @@
 //! copies has reserved its side of the ring (`reading`, `writing`), and the bytes it works on belong to
 //! it until it is done. That also makes writes of up to PIPE_BUF bytes atomic.
 
+use super::Timestamp;
 use super::metadata::{Metadata, S_IFIFO, devices};
 use super::services::now;
+use super::source::Source;
 use super::stream::{Events, Stream};
-use super::Timestamp;
 use crate::errno::{Errno, Result};
 use crate::memory::{Content, Frame, PAGE_SIZE, UserPtr, UserReader, UserWriter};
 use crate::sched::WaitQueue;
@@ -209,7 +210,7 @@ impl Pipe {
         Some(Ok(()))
     }
 
-    fn write(&self, data: &mut UserReader, wait: bool) -> Result<usize> {
+    fn write(&self, data: &mut impl Source, wait: bool) -> Result<usize> {
         let mut done = 0;
         while data.remaining() > 0 {
             let begun = self.writers.wait_until(|| match self.begin_write(data.remaining()) {
@@ -234,7 +235,7 @@ impl Pipe {
     }
 
     /// Copies in as much as there is room for.
-    fn fill(&self, data: &mut UserReader) -> Result<usize> {
+    fn fill(&self, data: &mut impl Source) -> Result<usize> {
         let mut done = 0;
         while data.remaining() > 0 {
             let room = self.ring.lock().back();
@@ -321,7 +322,8 @@ impl End {
     /// # Errors
     /// ENXIO if there is no reader and a writer does not want to wait, EINTR.
     pub fn open_fifo(pipe: Arc<Pipe>, access: Access, wait: bool) -> Result<Arc<Self>> {
-        if access == (Access { read: false, write: true }) && !wait && pipe.ring.lock().readers == 0 {
+        if access == (Access { read: false, write: true }) && !wait && pipe.ring.lock().readers == 0
+        {
             return Err(Errno::ENXIO);
         }
         let other = match access {
@@ -374,6 +376,10 @@ impl Stream for End {
         self.pipe.write(data, wait)
     }
 
+    fn write_kernel(&self, mut bytes: &[u8], wait: bool) -> Result<usize> {
+        self.pipe.write(&mut bytes, wait)
+    }
+
     fn metadata(&self) -> Metadata {
         Metadata {
             device: devices::PIPE,
@@ -422,4 +428,3 @@ impl Stream for End {
         Some(&self.pipe)
     }
 }
-

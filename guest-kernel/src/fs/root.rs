@@ -124,7 +124,8 @@ impl FileSystem {
         if let Some(directory) = &*directory {
             return Ok(directory.clone());
         }
-        let new = New { mode: S_IFDIR | S_ISVTX | 0o777, user: 0, group: 0, special: 0, target: &[] };
+        let new =
+            New { mode: S_IFDIR | S_ISVTX | 0o777, user: 0, group: 0, special: 0, target: &[] };
         let node = Node::new(self, &new, &parent)?;
         node.change(|attributes| attributes.links = 2);
         Ok(directory.insert(Inode::Memory(node)).clone())

@@ -28,6 +28,12 @@ pub trait Services: Sync {
     /// What the host's `write` says, EFAULT, EINTR.
     fn console_write(&self, port: u32, data: &mut UserReader) -> Result<usize>;
 
+    /// Writes all of the kernel's own bytes to a console port, waiting for the host to take them.
+    ///
+    /// # Errors
+    /// What the host's `write` says.
+    fn console_write_kernel(&self, port: u32, bytes: &[u8]) -> Result<usize>;
+
     /// Reads from a console port, waiting until there is anything; 0 at the end of the input.
     ///
     /// # Errors
@@ -39,12 +45,6 @@ pub trait Services: Sync {
 
     /// Whom to wait with for [`Self::console_readable`] to change.
     fn console_queue(&self, port: u32) -> &WaitQueue;
-
-    /// Writes all of the bytes to the terminal, waiting for the host to take them.
-    ///
-    /// # Errors
-    /// What the host's `write` says, EINTR.
-    fn terminal_write(&self, bytes: &[u8]) -> Result<()>;
 
     /// The program wrote to something that nobody reads: it gets SIGPIPE.
     fn broken_pipe(&self);

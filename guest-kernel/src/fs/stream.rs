@@ -63,6 +63,14 @@ pub trait Stream: Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// The same from the kernel's memory.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    fn write_kernel(&self, _bytes: &[u8], _wait: bool) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
     /// What `fstat(2)` tells, for a stream that has no name in the tree.
     fn metadata(&self) -> Metadata {
         Metadata::default()

@@ -12,6 +12,7 @@ use crate::errno::{Errno, Result};
 use crate::memory::{UserPtr, UserReader, UserWriter};
 use crate::sched::{self, WaitQueue};
 use crate::sync::SpinLock;
+use airlock_abi::console::PORT_TERMINAL;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use linux_raw_sys::ioctl::{
@@ -116,26 +117,27 @@ impl Stream for Terminal {
         buffer.write_slice(&bytes[..count])
     }
 
-    fn write(&self, data: &mut UserReader, _wait: bool) -> Result<usize> {
-        let services = services().ok_or(Errno::EIO)?;
+    fn write(&self, data: &mut UserReader, wait: bool) -> Result<usize> {
         let mut done = 0;
         while data.remaining() > 0 {
             let mut bytes = [0; 256];
-            let count = match data.read(&mut bytes) {
-                Ok(count) => count,
-                Err(error) if done == 0 => return Err(error),
-                Err(_) => break,
-            };
-            let mut screen = Vec::new();
-            screen.try_reserve(2 * count).map_err(|_| Errno::ENOMEM)?;
-            self.discipline.lock().output(&bytes[..count], &mut screen);
-            match services.terminal_write(&screen) {
-                Ok(()) => done += count,
+            let step =
+                data.read(&mut bytes).and_then(|count| self.write_kernel(&bytes[..count], wait));
+            match step {
+                Ok(count) => done += count,
                 Err(error) if done == 0 => return Err(error),
                 Err(_) => break,
             }
         }
         Ok(done)
+    }
+
+    fn write_kernel(&self, bytes: &[u8], _wait: bool) -> Result<usize> {
+        let mut screen = Vec::new();
+        screen.try_reserve(2 * bytes.len()).map_err(|_| Errno::ENOMEM)?;
+        self.discipline.lock().output(bytes, &mut screen);
+        services().ok_or(Errno::EIO)?.console_write_kernel(PORT_TERMINAL, &screen)?;
+        Ok(bytes.len())
     }
 
     fn metadata(&self) -> Metadata {

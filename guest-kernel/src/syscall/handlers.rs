@@ -1,6 +1,14 @@
 //! All handlers, by the names in the list.
 
+pub use super::attributes::*;
 #[cfg(target_os = "none")]
 pub use super::deliver::deliver_signals;
+pub use super::descriptor::*;
+pub use super::directory::*;
 pub use super::memory::*;
+pub use super::open::*;
+pub use super::pipe::*;
+pub use super::poll::*;
 pub use super::process::*;
+pub use super::read_write::*;
+pub use super::status::*;

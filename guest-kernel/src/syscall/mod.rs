@@ -3,11 +3,20 @@
 //!
 //! A handler is a plain function over typed arguments. Pointers arrive as [`UserPtr`]: allegations.
 
+mod attributes;
+mod caller;
 #[cfg(target_os = "none")]
 mod deliver;
+mod descriptor;
+mod directory;
 pub mod handlers;
 mod memory;
+mod open;
+mod pipe;
+mod poll;
 mod process;
+mod read_write;
+mod status;
 #[cfg(target_os = "none")]
 mod trace;
 

@@ -22,12 +22,15 @@ pub unsafe fn extend_direct_map(ranges: [(u64, u64); 3], free: &mut u64) {
         let mut gib = start / GIB;
         while gib * GIB < end && gib < 512 {
             // SAFETY: the table is only used here, on the only vCPU; the index is below 512.
-            let entry = unsafe { &mut *(&raw mut direct_map_pdpt).cast::<u64>().add(usize_from(gib)) };
+            let entry =
+                unsafe { &mut *(&raw mut direct_map_pdpt).cast::<u64>().add(usize_from(gib)) };
             if *entry == 0 {
                 let table = PhysAddr(next).to_pointer().cast::<u64>();
                 for page in 0..512 {
                     // SAFETY: one page of RAM that nothing uses yet.
-                    unsafe { table.add(usize_from(page)).write(gib * GIB + page * LARGE_PAGE | PAGE_2M) };
+                    unsafe {
+                        table.add(usize_from(page)).write(gib * GIB + page * LARGE_PAGE | PAGE_2M)
+                    };
                 }
                 *entry = next | TABLE;
                 next += PAGE;

@@ -66,6 +66,10 @@ impl Stream for Null {
         Ok(data.remaining())
     }
 
+    fn write_kernel(&self, bytes: &[u8], _: bool) -> Result<usize> {
+        Ok(bytes.len())
+    }
+
     fn seek(&self) -> Seek {
         Seek::Ignored
     }
@@ -83,6 +87,10 @@ impl Stream for Zero {
         Ok(data.remaining())
     }
 
+    fn write_kernel(&self, bytes: &[u8], _: bool) -> Result<usize> {
+        Ok(bytes.len())
+    }
+
     fn seek(&self) -> Seek {
         Seek::Ignored
     }
@@ -97,6 +105,10 @@ impl Stream for Full {
     }
 
     fn write(&self, _: &mut UserReader, _: bool) -> Result<usize> {
+        Err(Errno::ENOSPC)
+    }
+
+    fn write_kernel(&self, _: &[u8], _: bool) -> Result<usize> {
         Err(Errno::ENOSPC)
     }
 
@@ -130,8 +142,11 @@ impl Stream for Random {
         Ok(data.remaining())
     }
 
+    fn write_kernel(&self, bytes: &[u8], _: bool) -> Result<usize> {
+        Ok(bytes.len())
+    }
+
     fn seek(&self) -> Seek {
         Seek::Ignored
     }
 }
-

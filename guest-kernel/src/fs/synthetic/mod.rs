@@ -84,10 +84,7 @@ pub(super) fn is_mount_point(name: &[u8]) -> bool {
 }
 
 /// Lists the trees.
-pub(super) fn list_mount_points(
-    position: u64,
-    each: &mut dyn FnMut(&Listed<'_>, u64) -> bool,
-) {
+pub(super) fn list_mount_points(position: u64, each: &mut dyn FnMut(&Listed<'_>, u64) -> bool) {
     for (at, entry) in (0..).zip(MOUNTS) {
         let listed = Listed { name: entry.name.as_bytes(), number: entry.number.into(), kind: 4 };
         if at >= position && !each(&listed, at + 1) {

@@ -4,9 +4,7 @@ mod process;
 
 use super::super::facts::MachineFacts;
 use super::super::services::services;
-use super::{
-    Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text,
-};
+use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
 use crate::memory::PAGE;
 use alloc::format;
@@ -29,7 +27,9 @@ static ENTRIES: &[Entry] = &[
     text(9, "loadavg", load),
     text(10, "version", version),
     text(11, "filesystems", |_| {
-        Ok(Vec::from(b"nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\n\terofs\nnodev\toverlay\n"))
+        Ok(Vec::from(
+            b"nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\n\terofs\nnodev\toverlay\n",
+        ))
     }),
     text(12, "cmdline", |_| {
         let mut line = machine()?.command_line;
@@ -39,41 +39,63 @@ static ENTRIES: &[Entry] = &[
     text(13, "devices", |_| {
         Ok(Vec::from(b"Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n136 pts\n\nBlock devices:\n"))
     }),
-    directory(14, "sys", &[
-        directory(15, "kernel", &[
-            text(16, "hostname", |_| {
-                let mut name = machine()?.host_name;
-                name.push(b'\n');
-                Ok(name)
-            }),
-            text(17, "osrelease", |_| line(machine()?.names[2])),
-            text(18, "ostype", |_| line(machine()?.names[0])),
-            text(19, "version", |_| line(machine()?.names[3])),
-            text(20, "pid_max", |_| line("32768")),
-            text(21, "threads-max", |_| line("32768")),
-            text(22, "ngroups_max", |_| line("65536")),
-            text(23, "cap_last_cap", |_| line("40")),
-            text(24, "randomize_va_space", |_| line("2")),
-            directory(25, "random", &[
-                text(26, "boot_id", |_| uuid(boot_seed()?)),
-                text(27, "uuid", |_| uuid(random_bytes()?)),
-                text(28, "entropy_avail", |_| line("256")),
-                text(29, "poolsize", |_| line("256")),
-            ]),
-        ]),
-        directory(30, "vm", &[
-            text(31, "overcommit_memory", |_| line("1")),
-            text(32, "max_map_count", |_| line("65530")),
-        ]),
-        directory(33, "net", &[directory(34, "core", &[
-            text(35, "somaxconn", |_| line("4096")),
-        ])]),
-        directory(36, "fs", &[
-            text(37, "pipe-max-size", |_| line("1048576")),
-            text(38, "nr_open", |_| line("1048576")),
-            text(39, "file-max", |_| line("1048576")),
-        ]),
-    ]),
+    directory(
+        14,
+        "sys",
+        &[
+            directory(
+                15,
+                "kernel",
+                &[
+                    text(16, "hostname", |_| {
+                        let mut name = machine()?.host_name;
+                        name.push(b'\n');
+                        Ok(name)
+                    }),
+                    text(17, "osrelease", |_| line(machine()?.names[2])),
+                    text(18, "ostype", |_| line(machine()?.names[0])),
+                    text(19, "version", |_| line(machine()?.names[3])),
+                    text(20, "pid_max", |_| line("32768")),
+                    text(21, "threads-max", |_| line("32768")),
+                    text(22, "ngroups_max", |_| line("65536")),
+                    text(23, "cap_last_cap", |_| line("40")),
+                    text(24, "randomize_va_space", |_| line("2")),
+                    directory(
+                        25,
+                        "random",
+                        &[
+                            text(26, "boot_id", |_| uuid(boot_seed()?)),
+                            text(27, "uuid", |_| uuid(random_bytes()?)),
+                            text(28, "entropy_avail", |_| line("256")),
+                            text(29, "poolsize", |_| line("256")),
+                        ],
+                    ),
+                ],
+            ),
+            directory(
+                30,
+                "vm",
+                &[
+                    text(31, "overcommit_memory", |_| line("1")),
+                    text(32, "max_map_count", |_| line("65530")),
+                ],
+            ),
+            directory(
+                33,
+                "net",
+                &[directory(34, "core", &[text(35, "somaxconn", |_| line("4096"))])],
+            ),
+            directory(
+                36,
+                "fs",
+                &[
+                    text(37, "pipe-max-size", |_| line("1048576")),
+                    text(38, "nr_open", |_| line("1048576")),
+                    text(39, "file-max", |_| line("1048576")),
+                ],
+            ),
+        ],
+    ),
 ];
 
 /// The directories whose names are process IDs.

@@ -94,7 +94,10 @@ impl Node {
     ) -> Result<Arc<Self>> {
         let content = match new.mode & S_IFMT {
             S_IFREG => Content::File(File::new(&file_system.usage)),
-            S_IFDIR => Content::Directory(SpinLock::new(Directory::new(&file_system.usage, parent.clone()))),
+            S_IFDIR => Content::Directory(SpinLock::new(Directory::new(
+                &file_system.usage,
+                parent.clone(),
+            ))),
             S_IFLNK => {
                 let mut target = Vec::new();
                 target.try_reserve_exact(new.target.len()).map_err(|_| Errno::ENOMEM)?;
@@ -128,7 +131,9 @@ impl Node {
         let metadata = inode.metadata(&image)?;
         let content = match metadata.file_type() {
             S_IFREG => Content::File(File::over(&file_system.usage, image, inode)),
-            S_IFDIR => Content::Directory(SpinLock::new(Directory::over(&file_system.usage, image, inode))),
+            S_IFDIR => {
+                Content::Directory(SpinLock::new(Directory::over(&file_system.usage, image, inode)))
+            }
             S_IFLNK => Content::Link(inode.target(&image)?),
             S_IFIFO => Content::Fifo(SpinLock::new(Weak::new())),
             _ => Content::Special(metadata.special),

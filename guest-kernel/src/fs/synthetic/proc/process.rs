@@ -19,9 +19,7 @@ pub(super) static ROOT: Entry =
     Entry { number: 100, name: "", mode: 0o555, kind: Kind::Directory(ENTRIES) };
 
 static ENTRIES: &[Entry] = &[
-    magic_link(101, "exe", |node| {
-        of(node)?.executable().map(Target::Open).ok_or(Errno::ENOENT)
-    }),
+    magic_link(101, "exe", |node| of(node)?.executable().map(Target::Open).ok_or(Errno::ENOENT)),
     magic_link(102, "cwd", |node| Ok(Target::File(of(node)?.context().directory))),
     magic_link(103, "root", |node| Ok(Target::File(of(node)?.context().root))),
     text(104, "maps", maps),
@@ -248,7 +246,8 @@ fn status(node: &Node) -> Result<Vec<u8>> {
         _ => "Z (zombie)",
     };
     let four = |ids: [u32; 4]| format!("{}\t{}\t{}\t{}", ids[0], ids[1], ids[2], ids[3]);
-    let groups = s.supplementary.iter().fold(String::new(), |text, group| format!("{text}{group} "));
+    let groups =
+        s.supplementary.iter().fold(String::new(), |text, group| format!("{text}{group} "));
     let mut text = String::new();
     let kib = |bytes: u64| bytes / 1024;
     let pages = |pages: u64| pages * (PAGE / 1024);
@@ -360,10 +359,8 @@ fn limits(node: &Node) -> Result<Vec<u8>> {
         u64::MAX => String::from("unlimited"),
         limit => format!("{limit}"),
     };
-    let mut text = format!(
-        "{:<25} {:<20} {:<20} {:<10}\n",
-        "Limit", "Soft Limit", "Hard Limit", "Units"
-    );
+    let mut text =
+        format!("{:<25} {:<20} {:<20} {:<10}\n", "Limit", "Soft Limit", "Hard Limit", "Units");
     for ((name, unit), (soft, hard)) in NAMES.iter().zip(of(node)?.limits()) {
         writeln!(text, "{name:<25} {:<20} {:<20} {unit:<10}", number(soft), number(hard))
             .map_err(|_| Errno::EIO)?;
@@ -373,6 +370,9 @@ fn limits(node: &Node) -> Result<Vec<u8>> {
 
 fn auxiliary_vector(node: &Node) -> Result<Vec<u8>> {
     let pairs = of(node)?.auxiliary_vector();
-    Ok(pairs.iter().flat_map(|(kind, value)| [kind.to_le_bytes(), value.to_le_bytes()]).flatten().collect())
+    Ok(pairs
+        .iter()
+        .flat_map(|(kind, value)| [kind.to_le_bytes(), value.to_le_bytes()])
+        .flatten()
+        .collect())
 }
-
