@@ -65,7 +65,9 @@ pub fn wait<T>(
             }
             crate::arch::apic::set_timer(deadline - now);
         }
+        let start = crate::time::monotonic_ns();
         crate::arch::cpu::wait_for_interrupt();
+        crate::time::usage::waited_since(start);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Signals: dispositions, masks, and what happens by default.
 
+use alloc::boxed::Box;
+
 /// Signal numbers of Linux on x86-64 (signal(7)).
 #[expect(missing_docs, reason = "the names say it")]
 pub mod number {
@@ -166,13 +168,15 @@ pub struct Information {
 }
 
 /// What a process does with signals, which it blocks, and which wait.
+///
+/// What most programs never use is only there once it is used.
 pub struct Signals {
-    actions: [Action; number::LAST as usize],
+    actions: Option<Box<[Action; number::LAST as usize]>>,
     /// Blocked signals: bit 0 is signal 1.
     pub mask: u64,
     /// Signals that were sent and not yet taken.
     pending: u64,
-    information: [Option<Information>; number::LAST as usize],
+    information: Option<Box<[Option<Information>; number::LAST as usize]>>,
     /// `sigaltstack`.
     pub stack: AlternateStack,
 }
@@ -194,25 +198,28 @@ impl Default for Signals {
 impl Signals {
     /// Everything as by default.
     pub const fn new() -> Self {
-        const DEFAULT: Action = Action { handler: action::DEFAULT, flags: 0, restorer: 0, mask: 0 };
         Self {
-            actions: [DEFAULT; number::LAST as usize],
+            actions: None,
             mask: 0,
             pending: 0,
-            information: [None; number::LAST as usize],
+            information: None,
             stack: AlternateStack { start: 0, flags: STACK_DISABLED, padding: 0, size: 0 },
         }
     }
 
     /// What happens on a signal (1 to 64).
     pub fn action(&self, signal: u8) -> Action {
-        self.actions[usize::from(signal) - 1]
+        self.actions
+            .as_ref()
+            .map_or_else(Action::default, |actions| actions[usize::from(signal) - 1])
     }
 
     /// Changes what happens on a signal (1 to 64).
     pub fn set_action(&mut self, signal: u8, action: Action) {
-        self.actions[usize::from(signal) - 1] =
-            Action { mask: action.mask & !UNBLOCKABLE, ..action };
+        let actions = self
+            .actions
+            .get_or_insert_with(|| Box::new([Action::default(); number::LAST as usize]));
+        actions[usize::from(signal) - 1] = Action { mask: action.mask & !UNBLOCKABLE, ..action };
         if self.is_ignored(signal) {
             self.pending &= !bit(signal);
         }
@@ -237,7 +244,7 @@ impl Signals {
         }
         if self.pending & bit(signal) == 0 {
             self.pending |= bit(signal);
-            self.information[usize::from(signal) - 1] = Some(information);
+            self.remember(information);
         }
     }
 
@@ -253,7 +260,7 @@ impl Signals {
             return None;
         }
         self.pending &= !bit(signal);
-        self.information[usize::from(signal) - 1].take()
+        self.information.as_mut()?[usize::from(signal) - 1].take()
     }
 
     /// Signals that wait (sigpending(2)).
@@ -271,7 +278,12 @@ impl Signals {
             self.mask &= !bit(signal);
         }
         self.pending |= bit(signal);
-        self.information[usize::from(signal) - 1] = Some(information);
+        self.remember(information);
+    }
+
+    fn remember(&mut self, information: Information) {
+        let slots = self.information.get_or_insert_with(|| Box::new([None; number::LAST as usize]));
+        slots[usize::from(information.signal) - 1] = Some(information);
     }
 }
 

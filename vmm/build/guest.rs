@@ -56,14 +56,7 @@ impl GuestProgram {
                 cargo.env_remove(name);
             }
         }
-        cargo.args([
-            "build",
-            "--locked",
-            "--package",
-            self.package,
-            "--bin",
-            self.binary,
-        ]);
+        cargo.args(["build", "--locked", "--package", self.package, "--bin", self.binary]);
         cargo.args(["--profile", self.profile, "--target", self.target]);
         cargo.args(["--jobs", &variable("NUM_JOBS")?]);
         cargo.arg("--target-dir").arg(&target_directory);
@@ -83,17 +76,10 @@ impl GuestProgram {
                 output.status,
             ));
         }
-        let built = target_directory
-            .join(self.target)
-            .join(self.profile)
-            .join(self.binary);
+        let built = target_directory.join(self.target).join(self.profile).join(self.binary);
         let copy = out.join(format!("{}.elf", self.binary));
         std::fs::copy(&built, &copy).map_err(|error| {
-            format!(
-                "cannot copy {} to {}: {error}",
-                built.display(),
-                copy.display()
-            )
+            format!("cannot copy {} to {}: {error}", built.display(), copy.display())
         })?;
         Ok(copy)
     }

@@ -65,13 +65,9 @@ fn without_sections(file: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn read_u16(file: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_le_bytes(
-        file.get(at..at.checked_add(2)?)?.try_into().ok()?,
-    ))
+    Some(u16::from_le_bytes(file.get(at..at.checked_add(2)?)?.try_into().ok()?))
 }
 
 fn read_u64(file: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(
-        file.get(at..at.checked_add(8)?)?.try_into().ok()?,
-    ))
+    Some(u64::from_le_bytes(file.get(at..at.checked_add(8)?)?.try_into().ok()?))
 }

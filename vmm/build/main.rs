@@ -18,22 +18,15 @@ fn main() {
 fn build() -> Result<(), String> {
     let manifest = PathBuf::from(variable("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(variable("OUT_DIR")?);
-    let workspace = manifest
-        .parent()
-        .ok_or("the vmm package is not in a workspace")?;
+    let workspace = manifest.parent().ok_or("the vmm package is not in a workspace")?;
 
     println!("cargo::rerun-if-changed=build");
     println!("cargo::rerun-if-changed=seccomp");
     seccomp::compile(&manifest.join("seccomp"), &out)?;
 
-    for path in [
-        "Cargo.toml",
-        "Cargo.lock",
-        "rust-toolchain.toml",
-        ".cargo",
-        "guest-kernel",
-        "guest-init",
-    ] {
+    for path in
+        ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo", "guest-kernel", "guest-init"]
+    {
         println!("cargo::rerun-if-changed={}", workspace.join(path).display());
     }
     let kernel = guest::KERNEL.build(workspace, &out)?;

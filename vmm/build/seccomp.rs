@@ -53,24 +53,15 @@ struct Condition {
 fn filter_source(thread: &str, json: &[u8]) -> Result<String, String> {
     let mut programs = seccompiler::compile_from_json(json, TargetArch::x86_64)
         .map_err(|error| error.to_string())?;
-    let program = programs
-        .remove(thread)
-        .ok_or("the file has no filter of its own name")?;
+    let program = programs.remove(thread).ok_or("the file has no filter of its own name")?;
     let mut described: std::collections::HashMap<String, Described> =
         serde_json::from_slice(json).map_err(|error| error.to_string())?;
-    let described = described
-        .remove(thread)
-        .ok_or("the file has no filter of its own name")?;
+    let described = described.remove(thread).ok_or("the file has no filter of its own name")?;
     if described.mismatch_action != "kill_process" || described.match_action != "allow" {
-        return Err(
-            "a filter must allow what matches and kill the process for all else".to_owned(),
-        );
+        return Err("a filter must allow what matches and kill the process for all else".to_owned());
     }
 
-    let mut source = format!(
-        "pub(super) static {}: Filter = Filter {{\n",
-        thread.to_uppercase()
-    );
+    let mut source = format!("pub(super) static {}: Filter = Filter {{\n", thread.to_uppercase());
     write_program(&mut source, &program);
     source.push_str("    rules: &[\n");
     for rule in &described.filter {
@@ -114,10 +105,7 @@ fn write_program(source: &mut String, program: &BpfProgram) {
 
 /// seccompiler's operators, as they are written between an argument and a value.
 fn operator_source(operator: &serde_json::Value) -> Result<(&'static str, Option<u64>), String> {
-    if let Some(mask) = operator
-        .get("masked_eq")
-        .and_then(serde_json::Value::as_u64)
-    {
+    if let Some(mask) = operator.get("masked_eq").and_then(serde_json::Value::as_u64) {
         return Ok(("==", Some(mask)));
     }
     Ok((

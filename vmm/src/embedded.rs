@@ -20,29 +20,16 @@ mod tests {
     #[test]
     fn the_kernel_is_an_elf_image_at_a_page_boundary() {
         assert!(KERNEL.starts_with(b"\x7fELF"));
-        assert!(
-            KERNEL
-                .as_ptr()
-                .cast::<[u8; 4096]>()
-                .addr()
-                .is_multiple_of(4096)
-        );
+        assert!(KERNEL.as_ptr().cast::<[u8; 4096]>().addr().is_multiple_of(4096));
     }
 
     #[test]
     fn the_tour_is_a_static_program() {
         assert!(TOUR.starts_with(b"\x7fELF"));
         // e_phoff, e_phentsize and e_phnum; then p_type of each, of which none is PT_INTERP.
-        let headers = TOUR[32..40]
-            .iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | usize::from(byte));
+        let headers =
+            TOUR[32..40].iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte));
         let count = usize::from(TOUR[56]);
-        assert!(
-            TOUR[headers..]
-                .chunks(56)
-                .take(count)
-                .all(|header| header[..4] != [3, 0, 0, 0])
-        );
+        assert!(TOUR[headers..].chunks(56).take(count).all(|header| header[..4] != [3, 0, 0, 0]));
     }
 }

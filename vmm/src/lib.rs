@@ -2,6 +2,7 @@
 //!
 //! [`run`] takes a [`Config`] and returns how the program ended, as an [`Outcome`].
 
+mod allocator;
 mod boot;
 mod bus;
 pub mod config;
@@ -9,6 +10,7 @@ mod cpuid;
 mod devices;
 pub mod embedded;
 mod ending;
+mod entropy;
 mod error;
 mod event_loop;
 mod exits;
@@ -18,6 +20,8 @@ mod loader;
 mod machine;
 mod memory;
 pub mod seccomp;
+mod statistics;
+pub mod strace;
 pub mod terminal;
 pub mod trace;
 mod vcpu;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use kvm_ioctls::{Kvm, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::BootBlock;
@@ -22,11 +22,13 @@ use crate::devices::virtio::console::{Console, Files};
 use crate::devices::virtio::memory::DeviceMemory;
 use crate::devices::virtio::mmio::Transport;
 use crate::devices::virtio::rng::Rng;
+use crate::entropy;
 use crate::error::Error;
 use crate::event_loop::{EventLoop, Shared, SignalFile, window_size};
 use crate::interrupts;
 use crate::loader::Kernel;
 use crate::memory::{GuestMemory, KernelBytes};
+use crate::seccomp::{self, Thread};
 use crate::vcpu::{Boot, Vcpus};
 use crate::vm;
 
@@ -41,7 +43,8 @@ fn host(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 
 /// Runs a program in a microVM until it, the user or a limit ends the machine.
 ///
-/// Everything that the guest was told is written has been written when this returns.
+/// Everything that the guest was told is written has been written when this returns. The calling
+/// thread is confined by then (`seccomp/vmm.json`): little more is left to it than to end the process.
 ///
 /// # Errors
 ///
@@ -65,13 +68,14 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // From here on the signals that end the machine are this function's to handle, in every thread.
     let signals = SignalFile::new(config.terminal).map_err(host("watch for signals"))?;
     let boot_info = BootBlock::address_after(kernel.end());
-    let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || Ok(()));
+    let vcpus = Vcpus::new(config.cpus, kernel.entry, boot_info, || confine(Thread::Vcpu));
     let vcpus = Arc::new(vcpus.map_err(host("prepare vCPU threads"))?);
-    let mut threads = Threads { vcpus: Arc::clone(&vcpus), handles: Vec::new() };
-    let to_first = threads.spawn_first(&kvm)?;
+    let mut threads = Threads::new(Arc::clone(&vcpus), Arc::clone(&kvm));
+    let to_first = threads.spawn_first()?;
     log::debug!("{:?}: first thread started", begin.elapsed());
 
     let vm = Arc::new(vm::create(&kvm)?);
+    threads.vm = Some(Arc::clone(&vm));
     // The thread listens until it has heard.
     let _ = to_first.send(Arc::clone(&vm));
     log::debug!("{:?}: machine created", begin.elapsed());
@@ -80,11 +84,17 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // SAFETY: `memory` outlives the vCPUs: their threads have ended when it is dropped, and without
     // them nothing reads or writes through the slots. RAM is only accessed as volatile.
     unsafe { vm::add_slots(&kvm, &vm, &memory.slots)? };
+    let guest: Vec<_> = memory
+        .slots
+        .iter()
+        .filter(|slot| !slot.read_only)
+        .map(|slot| (slot.host, slot.host + slot.size))
+        .collect();
     log::debug!("{:?}: memory mapped", begin.elapsed());
 
     let (bus, mut events) = devices(&config, &vm, &memory, &vcpus, signals)?;
     log::debug!("{:?}: devices made", begin.elapsed());
-    threads.spawn_secondaries(&kvm, &vm, config.cpus)?;
+    threads.spawn_secondaries(&vm, config.cpus)?;
 
     let block = BootBlock::new(&config, &memory, boot_info, bus.windows.len(), seed()?);
     if let Some(needed) =
@@ -92,10 +102,14 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     {
         return Err(crate::memory::MemoryError::TooSmall { size: config.memory, needed }.into());
     }
+    confine(Thread::Vmm)?;
     vcpus.start(Boot { block, memory, bus });
     log::debug!("{:?}: first vCPU may enter", begin.elapsed());
     events.run(&vcpus.ending, config.timeout);
     log::debug!("{:?}: machine ended", begin.elapsed());
+    if let Some(statistics) = &vcpus.statistics {
+        statistics.write(&guest).map_err(host("write the statistics of the run"))?;
+    }
     drop(threads);
     let unknown = vcpus.unknown_accesses();
     if unknown > 0 {
@@ -115,15 +129,17 @@ fn check_cpus(kvm: &Kvm, wanted: u8) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes from the calling thread, for good, every system call that its kind does not need.
+fn confine(thread: Thread) -> Result<(), Error> {
+    seccomp::restrict(thread)
+        .map_err(|error| Error::Seccomp { thread: thread.name(), reason: error.to_string() })
+}
+
 /// Entropy for the guest.
 fn seed() -> Result<[u8; 96], Error> {
     let mut seed = [0; 96];
-    // SAFETY: the buffer is writable for its length. Requests of up to 256 bytes are never cut short
-    // (getrandom(2)).
-    let filled = unsafe { libc::syscall(libc::SYS_getrandom, seed.as_mut_ptr(), seed.len(), 0) };
-    if usize::try_from(filled) != Ok(seed.len()) {
-        return Err(host("get random bytes")(io::Error::last_os_error()));
-    }
+    // Requests of up to 256 bytes are never cut short (getrandom(2)).
+    entropy::fill(&mut seed).map_err(host("get random bytes"))?;
     Ok(seed)
 }
 
@@ -174,16 +190,24 @@ fn devices(
 }
 
 /// The vCPU threads; dropping this ends them.
+///
+/// It shares what they share, so that none of them is the last to drop, and so to close, any of it.
 struct Threads {
     vcpus: Arc<Vcpus>,
-    handles: Vec<JoinHandle<()>>,
+    kvm: Arc<Kvm>,
+    vm: Option<Arc<VmFd>>,
+    handles: Vec<JoinHandle<Option<VcpuFd>>>,
 }
 
 impl Threads {
+    const fn new(vcpus: Arc<Vcpus>, kvm: Arc<Kvm>) -> Self {
+        Self { vcpus, kvm, vm: None, handles: Vec::new() }
+    }
+
     fn spawn(
         &mut self,
         name: String,
-        body: impl FnOnce(&Vcpus) + Send + 'static,
+        body: impl FnOnce(&Vcpus) -> Option<VcpuFd> + Send + 'static,
     ) -> Result<(), Error> {
         let vcpus = Arc::clone(&self.vcpus);
         let builder = thread::Builder::new().name(name).stack_size(VCPU_STACK);
@@ -193,18 +217,18 @@ impl Threads {
     }
 
     /// The thread of the first vCPU, which waits for the machine.
-    fn spawn_first(&mut self, kvm: &Arc<Kvm>) -> Result<SyncSender<Arc<VmFd>>, Error> {
+    fn spawn_first(&mut self) -> Result<SyncSender<Arc<VmFd>>, Error> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        let kvm = Arc::clone(kvm);
+        let kvm = Arc::clone(&self.kvm);
         self.spawn("vcpu0".to_owned(), move |vcpus| vcpus.run_first(&kvm, &receiver))?;
         Ok(sender)
     }
 
     /// The threads of the other vCPUs; returns when all of them are confined.
-    fn spawn_secondaries(&mut self, kvm: &Arc<Kvm>, vm: &Arc<VmFd>, cpus: u8) -> Result<(), Error> {
+    fn spawn_secondaries(&mut self, vm: &Arc<VmFd>, cpus: u8) -> Result<(), Error> {
         let (ready, readiness) = mpsc::sync_channel(usize::from(cpus));
         for index in 1..cpus {
-            let (kvm, vm, ready) = (Arc::clone(kvm), Arc::clone(vm), ready.clone());
+            let (kvm, vm, ready) = (Arc::clone(&self.kvm), Arc::clone(vm), ready.clone());
             self.spawn(format!("vcpu{index}"), move |vcpus| {
                 vcpus.run_secondary(&kvm, &vm, index, &ready)
             })?;

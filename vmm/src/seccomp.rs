@@ -118,11 +118,7 @@ impl fmt::Display for Condition {
                     write!(f, " & {mask:#x}")?;
                 }
                 write!(f, " {} ", self.operator)?;
-                if name.is_empty() {
-                    write!(f, "{:#x}", self.value)
-                } else {
-                    f.write_str(name)
-                }
+                if name.is_empty() { write!(f, "{:#x}", self.value) } else { f.write_str(name) }
             }
         }
     }

@@ -122,12 +122,7 @@ fn guard(mode: &Mode, mut reader: File) -> ! {
         if reader > 1 {
             libc::syscall(libc::SYS_close_range, 1, reader - 1, 0);
         }
-        libc::syscall(
-            libc::SYS_close_range,
-            reader.saturating_add(1),
-            libc::c_uint::MAX,
-            0,
-        );
+        libc::syscall(libc::SYS_close_range, reader.saturating_add(1), libc::c_uint::MAX, 0);
     }
     let restricted = seccomp::restrict(Thread::Vmm).is_ok();
     let done = matches!(reader.read(&mut [0]), Ok(1..));
@@ -185,10 +180,7 @@ mod tests {
             let mut mode = MaybeUninit::uninit();
             // SAFETY: tcgetattr writes a whole `termios` if it succeeds.
             let mode: libc::termios = unsafe {
-                assert_eq!(
-                    libc::tcgetattr(self.terminal.as_raw_fd(), mode.as_mut_ptr()),
-                    0
-                );
+                assert_eq!(libc::tcgetattr(self.terminal.as_raw_fd(), mode.as_mut_ptr()), 0);
                 mode.assume_init()
             };
             mode.c_lflag & (libc::ICANON | libc::ECHO | libc::ISIG) == 0
@@ -287,12 +279,6 @@ mod tests {
         mode.0.c_iflag = libc::ICRNL | libc::IXON;
         let raw = mode.raw().0;
         assert_eq!(raw.c_lflag & (libc::ISIG | libc::ICANON | libc::ECHO), 0);
-        assert_eq!(
-            (
-                raw.c_oflag & libc::OPOST,
-                raw.c_iflag & (libc::ICRNL | libc::IXON)
-            ),
-            (0, 0)
-        );
+        assert_eq!((raw.c_oflag & libc::OPOST, raw.c_iflag & (libc::ICRNL | libc::IXON)), (0, 0));
     }
 }

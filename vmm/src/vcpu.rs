@@ -25,6 +25,7 @@ use crate::ending::Ending;
 use crate::error::Error;
 use crate::exits::{Action, Crash, handle};
 use crate::memory::GuestMemory;
+use crate::statistics::Statistics;
 use crate::vm;
 
 // kvm-ioctls has this for Arm's vCPUs only.
@@ -107,6 +108,8 @@ pub struct Vcpus {
     leaves: OnceLock<(Vec<kvm_cpuid_entry2>, bool)>,
     confine: fn() -> Result<(), Error>,
     stopping: AtomicBool,
+    /// Counters for benchmarks, if they were asked for.
+    pub statistics: Option<Statistics>,
 }
 
 /// The signal that makes KVM_RUN return.
@@ -141,6 +144,7 @@ impl Vcpus {
         boot_info: u64,
         confine: fn() -> Result<(), Error>,
     ) -> io::Result<Self> {
+        let statistics = Statistics::from_environment()?;
         install_kick_handler()?;
         let slot = |_| Slot {
             gate: Gate { state: Mutex::new(GateState::Closed), changed: Condvar::new() },
@@ -155,6 +159,7 @@ impl Vcpus {
             leaves: OnceLock::new(),
             confine,
             stopping: AtomicBool::new(false),
+            statistics,
         })
     }
 
@@ -192,33 +197,49 @@ impl Vcpus {
     }
 
     /// Body of the first vCPU's thread. The machine comes through `vm` once it exists.
-    pub fn run_first(&self, kvm: &Kvm, vm: &Receiver<Arc<VmFd>>) {
+    ///
+    /// The vCPU is returned, so that the threads of vCPUs need not be allowed to close it.
+    pub fn run_first(&self, kvm: &Kvm, vm: &Receiver<Arc<VmFd>>) -> Option<VcpuFd> {
         let result = supported_leaves(kvm).and_then(|leaves| {
             let _ = self.leaves.set(leaves);
             // The main thread drops the sender only if the machine could not be made.
-            let Ok(vm) = vm.recv() else { return Ok(()) };
-            self.run(kvm, &vm, 0, || {})
+            match vm.recv() {
+                Ok(vm) => self.run(kvm, &vm, 0, || {}).map(Some),
+                Err(_) => Ok(None),
+            }
         });
-        if let Err(error) = result {
+        self.check(result)
+    }
+
+    fn check(&self, result: Result<Option<VcpuFd>, Error>) -> Option<VcpuFd> {
+        result.unwrap_or_else(|error| {
             self.ending.end(Err(error));
-        }
+            None
+        })
     }
 
     /// Body of another vCPU's thread; `ready` hears when it is confined.
-    pub fn run_secondary(&self, kvm: &Kvm, vm: &VmFd, index: u8, ready: &SyncSender<()>) {
+    pub fn run_secondary(
+        &self,
+        kvm: &Kvm,
+        vm: &VmFd,
+        index: u8,
+        ready: &SyncSender<()>,
+    ) -> Option<VcpuFd> {
         let result = self.run(kvm, vm, index, || {
             // The main thread waits for this, so the channel has room and someone to listen.
             let _ = ready.send(());
         });
-        if let Err(error) = result {
-            self.ending.end(Err(error));
-        }
+        self.check(result.map(Some))
     }
 
-    fn run(&self, kvm: &Kvm, vm: &VmFd, index: u8, ready: impl FnOnce()) -> Result<(), Error> {
+    fn run(&self, kvm: &Kvm, vm: &VmFd, index: u8, ready: impl FnOnce()) -> Result<VcpuFd, Error> {
         let slot = &self.slots[usize::from(index)];
         let failed = |doing| move |error: kvm_ioctls::Error| vm::explain(kvm, doing, error.into());
         let mut vcpu = vm.create_vcpu(u64::from(index)).map_err(failed("create a vCPU"))?;
+        if let Some(statistics) = &self.statistics {
+            statistics.add(&vcpu);
+        }
         let first = index == 0;
         let mut clock = None;
         if first {
@@ -249,7 +270,7 @@ impl Vcpus {
             Ok(())
         });
         *slot.kick.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        result
+        result.map(|()| vcpu)
     }
 
     fn set_registers(&self, vcpu: &VcpuFd, index: u8) -> Result<(), kvm_ioctls::Error> {

@@ -22,12 +22,8 @@ const FILE: &str = "/tmp/airlock-tour";
 const MESSAGE: &str = "Whoever reads this has passed the inner door.";
 
 /// Addresses that belong to the kernel on x86-64: both ends of its half, and some between.
-const KERNEL_ADDRESSES: [usize; 4] = [
-    0xffff_8000_0000_0000,
-    0xffff_8880_0000_0000,
-    0xffff_ffff_8010_0000,
-    0xffff_ffff_ffff_f000,
-];
+const KERNEL_ADDRESSES: [usize; 4] =
+    [0xffff_8000_0000_0000, 0xffff_8880_0000_0000, 0xffff_ffff_8010_0000, 0xffff_ffff_ffff_f000];
 
 fn main() -> ExitCode {
     let mut report = Report::default();
@@ -77,10 +73,7 @@ fn show_surroundings(report: &mut Report) {
     ));
     // SAFETY: this call takes nothing and cannot fail.
     let user = unsafe { libc::getuid() };
-    report.line(&format!(
-        "process  number {}, user {user}",
-        std::process::id()
-    ));
+    report.line(&format!("process  number {}, user {user}", std::process::id()));
 }
 
 /// Files: its own are its own, and the host's are not here.
@@ -94,11 +87,7 @@ fn try_files(report: &mut Report) {
         back.err().map(errno),
     );
     let removed = fs::remove_file(FILE);
-    report.outcome(
-        removed.is_ok(),
-        "the file removed again",
-        removed.err().map(errno),
-    );
+    report.outcome(removed.is_ok(), "the file removed again", removed.err().map(errno));
     for path in ["/etc/shadow", "/dev/kvm", "/dev/mem"] {
         let opened = File::open(path).map(|_| 0).map_err(errno);
         report.refusal(&format!("opening {path}"), opened, &[Errno::ENOENT]);
@@ -110,11 +99,7 @@ fn try_kernel(report: &mut Report) {
     report.heading("The inner door: the kernel of this machine");
     // SAFETY: the arguments are of no use to any kernel: no module, of no length.
     let loaded = check(unsafe { libc::syscall(libc::SYS_init_module, 0, 0, 0) });
-    report.refusal(
-        "loading code into the kernel",
-        loaded,
-        &[Errno::ENOSYS, Errno::EPERM],
-    );
+    report.refusal("loading code into the kernel", loaded, &[Errno::ENOSYS, Errno::EPERM]);
 
     // Without the file, every attempt fails with EBADF, and the report says so.
     let output = File::create(FILE).ok();
@@ -127,9 +112,7 @@ fn try_kernel(report: &mut Report) {
             &[Errno::EFAULT],
         );
     }
-    let input = fs::write(FILE, MESSAGE)
-        .and_then(|()| File::open(FILE))
-        .ok();
+    let input = fs::write(FILE, MESSAGE).and_then(|()| File::open(FILE)).ok();
     let input = input.as_ref().map_or(-1, AsRawFd::as_raw_fd);
     for address in KERNEL_ADDRESSES {
         let taken = read_to(input, address);
@@ -148,21 +131,11 @@ fn try_host(report: &mut Report) {
     // "Hypervisor present" is ECX bit 31 of leaf 1; its name is in EBX, ECX, EDX of leaf 0x4000_0000.
     let present = __cpuid(1).ecx >> 31 == 1;
     let leaf = __cpuid(0x4000_0000);
-    let name: Vec<u8> = [leaf.ebx, leaf.ecx, leaf.edx]
-        .into_iter()
-        .flat_map(u32::to_le_bytes)
-        .collect();
+    let name: Vec<u8> =
+        [leaf.ebx, leaf.ecx, leaf.edx].into_iter().flat_map(u32::to_le_bytes).collect();
     let name = String::from_utf8_lossy(&name);
-    let name = if present {
-        name.trim_end_matches('\0')
-    } else {
-        "none that says so"
-    };
-    report.outcome(
-        present,
-        &format!("the processor is a virtual one, of {name}"),
-        None,
-    );
+    let name = if present { name.trim_end_matches('\0') } else { "none that says so" };
+    report.outcome(present, &format!("the processor is a virtual one, of {name}"), None);
     // SAFETY: no pointer is involved.
     let (ports, network) = unsafe {
         (
@@ -170,11 +143,7 @@ fn try_host(report: &mut Report) {
             check(libc::socket(libc::AF_INET, libc::SOCK_STREAM, 0).into()),
         )
     };
-    report.refusal(
-        "access to the machine's devices",
-        ports,
-        &[Errno::ENOSYS, Errno::EPERM],
-    );
+    report.refusal("access to the machine's devices", ports, &[Errno::ENOSYS, Errno::EPERM]);
     report.refusal(
         "access to a network",
         network,
@@ -198,18 +167,12 @@ fn read_to(file: RawFd, address: usize) -> Result<c_long, Errno> {
 
 /// The result of a system call: what it returned, or the error number it left.
 fn check(result: c_long) -> Result<c_long, Errno> {
-    if result >= 0 {
-        Ok(result)
-    } else {
-        Err(errno(std::io::Error::last_os_error()))
-    }
+    if result >= 0 { Ok(result) } else { Err(errno(std::io::Error::last_os_error())) }
 }
 
 /// The error number in an error of the standard library.
 fn errno(error: std::io::Error) -> Errno {
-    let number = error
-        .raw_os_error()
-        .and_then(|number| u64::try_from(number).ok());
+    let number = error.raw_os_error().and_then(|number| u64::try_from(number).ok());
     number.and_then(Errno::from_number).unwrap_or(Errno::EIO)
 }
 
@@ -217,8 +180,6 @@ fn errno(error: std::io::Error) -> Errno {
 fn text(field: &[c_char]) -> String {
     // SAFETY: the array lives as long as the slice, and bytes of either sign are bytes.
     let bytes = unsafe { std::slice::from_raw_parts(field.as_ptr().cast::<u8>(), field.len()) };
-    CStr::from_bytes_until_nul(bytes).map_or_else(
-        |_| "?".to_owned(),
-        |text| text.to_string_lossy().into_owned(),
-    )
+    CStr::from_bytes_until_nul(bytes)
+        .map_or_else(|_| "?".to_owned(), |text| text.to_string_lossy().into_owned())
 }

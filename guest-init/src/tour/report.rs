@@ -47,20 +47,16 @@ impl Report {
     /// A line about something that must be refused, with one of these errors.
     pub fn refusal(&mut self, what: &str, result: Result<c_long, Errno>, expected: &[Errno]) {
         match result {
-            Err(error) => self.outcome(
-                expected.contains(&error),
-                &format!("refused: {what}"),
-                Some(error),
-            ),
+            Err(error) => {
+                self.outcome(expected.contains(&error), &format!("refused: {what}"), Some(error))
+            }
             Ok(value) => self.outcome(false, &format!("allowed: {what} (result {value})"), None),
         }
     }
 
     /// Prints what there is so far. If standard output is gone, so is whoever would read the rest.
     pub fn flush(&mut self) {
-        let _ = io::stdout()
-            .write_all(self.text.as_bytes())
-            .and_then(|()| io::stdout().flush());
+        let _ = io::stdout().write_all(self.text.as_bytes()).and_then(|()| io::stdout().flush());
         self.text.clear();
     }
 }

@@ -10,6 +10,8 @@
 //!   reserves for calls it never had (`tuxcall`), or that take none a program could give (`uprobe`),
 //!   have no arguments.
 //!
+//! Arguments are named so that the dispatcher can use the names as variables (no `type`).
+//!
 //! To add a call, change its state and write `guest-kernel`'s handler: the rest follows.
 
 /// What an argument register holds.
@@ -113,7 +115,7 @@ macro_rules! for_each_system_call {
             (38, _, setitimer, none, (which: Signed, value: Pointer, old_value: Pointer))
             (39, 20, getpid, done, ())
             (40, _, sendfile, done, (out_fd: Fd, in_fd: Fd, offset: Pointer, count: Size))
-            (41, _, socket, none, (domain: Signed, type: Hex, protocol: Signed))
+            (41, _, socket, none, (domain: Signed, kind: Hex, protocol: Signed))
             (42, _, connect, none, (fd: Fd, address: Pointer, length: Unsigned))
             (43, _, accept, none, (fd: Fd, address: Pointer, length: Pointer))
             (44, _, sendto, none, (fd: Fd, buffer: In, length: Size, flags: Hex, address: Pointer, address_length: Unsigned))
@@ -125,7 +127,7 @@ macro_rules! for_each_system_call {
             (50, _, listen, none, (fd: Fd, backlog: Signed))
             (51, _, getsockname, none, (fd: Fd, address: Pointer, length: Pointer))
             (52, _, getpeername, none, (fd: Fd, address: Pointer, length: Pointer))
-            (53, _, socketpair, none, (domain: Signed, type: Hex, protocol: Signed, fds: Pointer))
+            (53, _, socketpair, none, (domain: Signed, kind: Hex, protocol: Signed, fds: Pointer))
             (54, _, setsockopt, none, (fd: Fd, level: Signed, name: Signed, value: Pointer, length: Unsigned))
             (55, _, getsockopt, none, (fd: Fd, level: Signed, name: Signed, value: Pointer, length: Pointer))
             (56, _, clone, none, (flags: Hex, stack: Pointer, parent_tid: Pointer, child_tid: Pointer, tls: Pointer))
@@ -142,7 +144,7 @@ macro_rules! for_each_system_call {
             (67, _, shmdt, none, (address: Pointer))
             (68, _, msgget, none, (key: Hex, flags: Hex))
             (69, _, msgsnd, none, (id: Signed, message: Pointer, size: Size, flags: Hex))
-            (70, _, msgrcv, none, (id: Signed, message: Pointer, size: Size, type: Long, flags: Hex))
+            (70, _, msgrcv, none, (id: Signed, message: Pointer, size: Size, kind: Long, flags: Hex))
             (71, _, msgctl, none, (id: Signed, command: Signed, buffer: Pointer))
             (72, _, fcntl, done, (fd: Fd, command: Signed, argument: Hex))
             (73, 143, flock, done, (fd: Fd, operation: Signed))
@@ -175,7 +177,7 @@ macro_rules! for_each_system_call {
             (100, _, times, none, (buffer: Pointer))
             (101, _, ptrace, none, (request: Signed, pid: Pid, address: Pointer, data: Pointer))
             (102, 199, getuid, none, ())
-            (103, _, syslog, none, (type: Signed, buffer: Out, length: Size))
+            (103, _, syslog, none, (kind: Signed, buffer: Out, length: Size))
             (104, 200, getgid, none, ())
             (105, 213, setuid, none, (user: Signed))
             (106, 214, setgid, none, (group: Signed))
@@ -237,7 +239,7 @@ macro_rules! for_each_system_call {
             (162, 36, sync, done, ())
             (163, _, acct, none, (path: Path))
             (164, _, settimeofday, none, (time: Pointer, zone: Pointer))
-            (165, _, mount, none, (source: Path, target: Path, type: Text, flags: Hex, data: Pointer))
+            (165, _, mount, none, (source: Path, target: Path, kind: Text, flags: Hex, data: Pointer))
             (166, 52, umount2, none, (target: Path, flags: Hex))
             (167, _, swapon, none, (path: Path, flags: Hex))
             (168, _, swapoff, none, (path: Path))
@@ -320,8 +322,8 @@ macro_rules! for_each_system_call {
             (245, _, mq_getsetattr, none, (queue: Fd, new_attributes: Pointer, old_attributes: Pointer))
             (246, _, kexec_load, none, (entry: Pointer, count: Size, segments: Pointer, flags: Hex))
             (247, _, waitid, none, (which: Signed, id: Pid, information: Pointer, options: Hex, usage: Pointer))
-            (248, _, add_key, none, (type: Text, description: Text, payload: In, length: Size, keyring: Signed))
-            (249, _, request_key, none, (type: Text, description: Text, callout: Text, keyring: Signed))
+            (248, _, add_key, none, (kind: Text, description: Text, payload: In, length: Size, keyring: Signed))
+            (249, _, request_key, none, (kind: Text, description: Text, callout: Text, keyring: Signed))
             (250, _, keyctl, none, (operation: Signed, argument2: Hex, argument3: Hex, argument4: Hex, argument5: Hex))
             (251, _, ioprio_set, none, (which: Signed, who: Signed, priority: Hex))
             (252, _, ioprio_get, none, (which: Signed, who: Signed))
@@ -380,11 +382,11 @@ macro_rules! for_each_system_call {
             (305, _, clock_adjtime, none, (clock: Signed, state: Pointer))
             (306, 344, syncfs, done, (fd: Fd))
             (307, _, sendmmsg, none, (fd: Fd, messages: Pointer, count: Unsigned, flags: Hex))
-            (308, _, setns, none, (fd: Fd, type: Hex))
+            (308, _, setns, none, (fd: Fd, kind: Hex))
             (309, 318, getcpu, none, (cpu: Pointer, node: Pointer, cache: Pointer))
             (310, _, process_vm_readv, none, (pid: Pid, local: Pointer, local_count: Size, remote: Pointer, remote_count: Size, flags: Hex))
             (311, _, process_vm_writev, none, (pid: Pid, local: Pointer, local_count: Size, remote: Pointer, remote_count: Size, flags: Hex))
-            (312, _, kcmp, none, (pid1: Pid, pid2: Pid, type: Signed, index1: Hex, index2: Hex))
+            (312, _, kcmp, none, (pid1: Pid, pid2: Pid, kind: Signed, index1: Hex, index2: Hex))
             (313, _, finit_module, none, (fd: Fd, parameters: Text, flags: Hex))
             (314, _, sched_setattr, none, (pid: Pid, attributes: Pointer, flags: Hex))
             (315, _, sched_getattr, none, (pid: Pid, attributes: Pointer, size: Unsigned, flags: Hex))
@@ -415,7 +417,7 @@ macro_rules! for_each_system_call {
             (427, _, io_uring_register, none, (fd: Fd, operation: Unsigned, argument: Pointer, count: Unsigned))
             (428, _, open_tree, none, (directory: DirectoryFd, path: Path, flags: Hex))
             (429, _, move_mount, none, (from_directory: DirectoryFd, from_path: Path, to_directory: DirectoryFd, to_path: Path, flags: Hex))
-            (430, _, fsopen, none, (type: Text, flags: Hex))
+            (430, _, fsopen, none, (kind: Text, flags: Hex))
             (431, _, fsconfig, none, (fd: Fd, command: Unsigned, key: Text, value: Pointer, auxiliary: Signed))
             (432, _, fsmount, none, (fd: Fd, flags: Hex, attributes: Hex))
             (433, _, fspick, none, (directory: DirectoryFd, path: Path, flags: Hex))
@@ -430,7 +432,7 @@ macro_rules! for_each_system_call {
             (442, _, mount_setattr, none, (directory: DirectoryFd, path: Path, flags: Hex, attributes: Pointer, size: Size))
             (443, _, quotactl_fd, none, (fd: Fd, command: Hex, id: Signed, address: Pointer))
             (444, _, landlock_create_ruleset, none, (attributes: Pointer, size: Size, flags: Hex))
-            (445, _, landlock_add_rule, none, (fd: Fd, type: Signed, attributes: Pointer, flags: Hex))
+            (445, _, landlock_add_rule, none, (fd: Fd, kind: Signed, attributes: Pointer, flags: Hex))
             (446, _, landlock_restrict_self, none, (fd: Fd, flags: Hex))
             (447, _, memfd_secret, none, (flags: Hex))
             (448, _, process_mrelease, none, (fd: Fd, flags: Hex))
@@ -489,6 +491,35 @@ pub fn by_number(number: u32) -> Option<&'static SystemCall> {
 /// The call with this `int 0x80` number, among those that exist there.
 pub fn by_number32(number: u32) -> Option<&'static SystemCall> {
     LIST.iter().find(|call| call.number32 == Some(number))
+}
+
+/// The SYSCALL number of the call with this name, for constants.
+///
+/// # Panics
+/// If there is none, which the compiler then says.
+pub const fn number(name: &str) -> u32 {
+    let mut index = 0;
+    while index < LIST.len() {
+        if equal(LIST[index].name.as_bytes(), name.as_bytes()) {
+            return LIST[index].number;
+        }
+        index += 1;
+    }
+    panic!("no such system call");
+}
+
+const fn equal(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut index = 0;
+    while index < one.len() {
+        if one[index] != other[index] {
+            return false;
+        }
+        index += 1;
+    }
+    true
 }
 
 /// The call with this name.

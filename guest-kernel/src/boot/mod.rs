@@ -9,7 +9,7 @@ use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
 use crate::memory::areas::{Backing, FileLabel, Label, Protection};
 use crate::memory::space::{AddressSpace, Mapping, Placement};
-use crate::memory::{PAGE, PAGE_SIZE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
+use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
 use crate::process::{self, Process, Program};
 use crate::{drivers, fs, log, random, time};
 use airlock_abi::boot::{BootInfo, Range, flags};
@@ -175,18 +175,6 @@ fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> 
     Ok(start + PAGE)
 }
 
-/// Offset in the vDSO of a `syscall` instruction, for the probe.
-const fn syscall_offset(image: &[u8; PAGE_SIZE]) -> Option<usize> {
-    let mut at = 0;
-    while at + 1 < PAGE_SIZE {
-        if image[at] == 0x0f && image[at + 1] == 0x05 {
-            return Some(at);
-        }
-        at += 1;
-    }
-    None
-}
-
 fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, u64)> {
     unsafe extern "C" {
         static kernel_pml4: u8;
@@ -279,8 +267,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         ss: selector::USER_DATA.into(),
         ..TrapFrame::ZERO
     };
-    let offset = syscall_offset(time::vdso::image()).ok_or(Errno::ENOSYS)?;
-    Ok((frame, vdso + offset as u64))
+    Ok((frame, vdso + time::vdso::syscall_offset() as u64))
 }
 
 fn open(context: &fs::Context, path: &[u8]) -> Result<fs::FileRef> {

@@ -8,6 +8,7 @@ use crate::errno::{Errno, Result};
 use crate::memory::areas::{Backing, Label, Protection};
 use crate::memory::space::{AddressSpace, Layout, Mapping, Placement};
 use crate::memory::{PAGE, USER_END, page_ceil, page_floor, usize_from};
+use alloc::vec::Vec;
 
 const MAGIC: [u8; 4] = *b"\x7fELF";
 const CLASS_64: u8 = 2;
@@ -123,11 +124,17 @@ pub fn load(space: &AddressSpace, file: &Executable, entropy: &mut Entropy<'_>) 
     if count == 0 || usize::from(count) > MAX_SEGMENTS {
         return Err(Errno::ENOEXEC);
     }
-    let segments = Segments { file, start: headers_at, count };
+    let mut table = Vec::new();
+    let table_size = usize::from(count) * SEGMENT_SIZE;
+    table.try_reserve_exact(table_size).map_err(|_| Errno::ENOMEM)?;
+    table.resize(table_size, 0);
+    if file.read_at(headers_at, &mut table)? < table_size {
+        return Err(Errno::ENOEXEC);
+    }
+    let segments = || table.chunks_exact(SEGMENT_SIZE).map(Segment::parse);
     let mut lowest = u64::MAX;
     let mut highest = 0;
-    for segment in segments.iter() {
-        let segment = segment?;
+    for segment in segments() {
         if segment.kind == SEGMENT_INTERPRETER {
             return Err(Errno::ENOEXEC);
         }
@@ -156,8 +163,7 @@ pub fn load(space: &AddressSpace, file: &Executable, entropy: &mut Entropy<'_>) 
         code: (u64::MAX, 0),
         ..Loaded::default()
     };
-    for segment in segments.iter() {
-        let segment = segment?;
+    for segment in segments() {
         if segment.kind == SEGMENT_PHDR {
             loaded.headers = base.wrapping_add(segment.address);
         }
@@ -232,35 +238,12 @@ fn map_segment(
         && protection.contains(Protection::WRITE)
     {
         let page = page_floor(file_end);
-        let areas = space.areas()?;
-        let area = areas
-            .iter()
-            .find(|area| area.start <= page && page < area.end)
-            .ok_or(Errno::ENOEXEC)?;
-        let frame = partial_page(area, &file.source, page, tail)?;
+        let index = (segment.offset - segment.address % PAGE + (page - start)) / PAGE;
+        let frame = partial_page(&file.source, index, tail)?;
         space.install(page, frame)?;
     }
     space.map_ahead(start, AHEAD);
     Ok(())
-}
-
-struct Segments<'a> {
-    file: &'a Executable,
-    start: u64,
-    count: u16,
-}
-
-impl Segments<'_> {
-    fn iter(&self) -> impl Iterator<Item = Result<Segment>> + '_ {
-        (0..u64::from(self.count)).map(|index| {
-            let at = self.start.checked_add(index * SEGMENT_SIZE as u64).ok_or(Errno::ENOEXEC)?;
-            let mut bytes = [0; SEGMENT_SIZE];
-            if self.file.read_at(at, &mut bytes)? < SEGMENT_SIZE {
-                return Err(Errno::ENOEXEC);
-            }
-            Ok(Segment::parse(&bytes))
-        })
-    }
 }
 
 /// Linux's 13 random bits of pages between a program and its heap.

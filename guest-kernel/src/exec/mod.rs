@@ -4,7 +4,7 @@ pub mod elf;
 pub mod stack;
 
 use crate::errno::{Errno, Result};
-use crate::memory::areas::{Area, FileLabel};
+use crate::memory::areas::FileLabel;
 use crate::memory::{Content, Frame, PAGE_SIZE, Page, PageSource, SharedBytes, usize_from};
 use alloc::sync::Arc;
 
@@ -62,15 +62,10 @@ impl Entropy<'_> {
     }
 }
 
-/// A page of an area, filled with the first `len` bytes of the file's page and zeroes: the last page
-/// of a segment's data, where the rest of the memory begins.
-fn partial_page(
-    area: &Area,
-    source: &Arc<dyn PageSource>,
-    address: u64,
-    len: usize,
-) -> Result<Frame> {
-    let page = source.page(area.page_index(address), false).map_err(|_| Errno::ENOEXEC)?;
+/// A page of the file's first `len` bytes of the page at `index`, then zeroes: where the data of a
+/// segment ends and the rest of its memory begins.
+fn partial_page(source: &Arc<dyn PageSource>, index: u64, len: usize) -> Result<Frame> {
+    let page = source.page(index, false).map_err(|_| Errno::ENOEXEC)?;
     let frame = Frame::allocate(Content::Zeroes)?;
     frame.fill(0, page.bytes().part(0, len));
     Ok(frame)

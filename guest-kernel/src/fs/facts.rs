@@ -2,7 +2,6 @@
 
 use super::context::Context;
 use super::file_table::FileTable;
-use super::open_file::FileRef;
 use crate::errno::Result;
 use crate::sync::SpinLock;
 use alloc::vec::Vec;
@@ -12,8 +11,8 @@ pub trait ProcessFacts: Send + Sync {
     /// Numbers for stat, statm and status.
     fn status(&self) -> ProcessStatus;
 
-    /// The program.
-    fn executable(&self) -> Option<FileRef>;
+    /// The program's path.
+    fn executable(&self) -> Vec<u8>;
 
     /// The descriptors.
     fn files(&self) -> &SpinLock<FileTable>;
@@ -33,12 +32,17 @@ pub trait ProcessFacts: Send + Sync {
     /// EFAULT if it is gone.
     fn environment(&self) -> Result<Vec<u8>>;
 
-    /// The auxiliary vector as it was passed: pairs of numbers, with AT_NULL.
-    fn auxiliary_vector(&self) -> Vec<(u64, u64)>;
+    /// The auxiliary vector as it was passed, read from the process's memory.
+    ///
+    /// # Errors
+    /// EFAULT if it is gone.
+    fn auxiliary_vector(&self) -> Result<Vec<u8>>;
 
-    /// Calls `each` for every area of the address space, in ascending order, without a lock that a
-    /// path lookup could need.
-    fn areas(&self, each: &mut dyn FnMut(&Area));
+    /// The areas of the address space, in ascending order.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    fn areas(&self) -> Result<Vec<Area>>;
 
     /// Soft and hard limits, in the order of the `RLIMIT_` numbers; `u64::MAX` is "unlimited".
     fn limits(&self) -> [(u64, u64); 16];
@@ -61,10 +65,10 @@ pub struct Area {
     pub shared: bool,
     /// Offset in the file.
     pub offset: u64,
-    /// The file.
-    pub file: Option<FileRef>,
-    /// `[heap]`, `[stack]`, `[vdso]` or nothing.
-    pub label: &'static str,
+    /// Device and inode number of the file, or zeroes.
+    pub file: (u64, u64),
+    /// The file's path, `[heap]`, `[stack]`, `[vdso]` or nothing.
+    pub name: Vec<u8>,
 }
 
 /// A process in numbers (`proc(5)`).

@@ -9,7 +9,7 @@ use super::stream::StreamRef;
 use super::synthetic;
 use super::tmpfs::{Attributes, Content, Listed, Node, list_image};
 use crate::errno::{Errno, Result};
-use crate::memory::{Page, UserWriter};
+use crate::memory::{Page, PhysAddr, UserWriter};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -381,6 +381,14 @@ impl Inode {
             State::Image(..) => self.node()?.file().map_err(|_| Errno::ENODEV)?.page(index, write),
             State::Memory(node) => node.file().map_err(|_| Errno::ENODEV)?.page(index, write),
             State::Synthetic(_) | State::Stream(_) => Err(Errno::ENODEV),
+        }
+    }
+
+    /// Pages from `index` on that lie one after the other in the image.
+    pub fn image_run(&self, index: u64) -> Option<(PhysAddr, u64)> {
+        match self.state().ok()? {
+            State::Image(file_system, inode) => inode.page_run(file_system.image(), index),
+            _ => None,
         }
     }
 

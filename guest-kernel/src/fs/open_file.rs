@@ -7,7 +7,7 @@ use super::services::services;
 use super::stream::{Events, Seek, StreamRef};
 use super::tmpfs::Content;
 use crate::errno::{Errno, Result};
-use crate::memory::{Page, PageSource, SharedBytes, UserReader, UserWriter};
+use crate::memory::{Page, PageSource, PhysAddr, SharedBytes, UserReader, UserWriter};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -470,6 +470,10 @@ impl Drop for OpenFile {
 impl PageSource for OpenFile {
     fn page(&self, index: u64, write: bool) -> Result<Page> {
         if self.stream.is_some() { Err(Errno::ENODEV) } else { self.inode.page(index, write) }
+    }
+
+    fn image_run(&self, index: u64) -> Option<(PhysAddr, u64)> {
+        if self.stream.is_some() { None } else { self.inode.image_run(index) }
     }
 }
 

@@ -24,6 +24,8 @@ struct Pool {
     fresh: [Region; 2],
     /// Used and freed blocks, by order: address of the first.
     used: [u64; ORDERS],
+    /// Bit n: there are used blocks of order n.
+    used_orders: u32,
     /// Frames in `fresh` and `used` together.
     free: u64,
 }
@@ -38,8 +40,12 @@ impl Region {
     const EMPTY: Self = Self { next: 0, end: 0 };
 }
 
-static POOL: SpinLock<Pool> =
-    SpinLock::new(Pool { fresh: [Region::EMPTY; 2], used: [NONE; ORDERS], free: 0 });
+static POOL: SpinLock<Pool> = SpinLock::new(Pool {
+    fresh: [Region::EMPTY; 2],
+    used: [NONE; ORDERS],
+    used_orders: 0,
+    free: 0,
+});
 /// Reference counts of the frames of both regions, one after the other.
 static COUNTS: [CountTable; 2] = [CountTable::EMPTY, CountTable::EMPTY];
 static TOTAL: AtomicU64 = AtomicU64::new(0);
@@ -132,10 +138,18 @@ impl Pool {
     }
 
     fn take_used(&mut self, order: usize) -> Option<u64> {
-        let have = (order..ORDERS).find(|&have| self.used[have] != NONE)?;
+        let large_enough = self.used_orders >> order;
+        if large_enough == 0 {
+            return None;
+        }
+        let have = order + large_enough.trailing_zeros() as usize;
         let address = self.used[have];
         // SAFETY: blocks on the list are free RAM whose first 8 bytes hold the next block's address.
-        self.used[have] = unsafe { PhysAddr(address).to_pointer().cast::<u64>().read() };
+        let next = unsafe { PhysAddr(address).to_pointer().cast::<u64>().read() };
+        self.used[have] = next;
+        if next == NONE {
+            self.used_orders &= !(1 << have);
+        }
         self.free -= 1 << order;
         for split in order..have {
             self.link(address + (PAGE << split), split);
@@ -147,6 +161,7 @@ impl Pool {
         // SAFETY: the block is free, so that its bytes are ours to use for the list.
         unsafe { PhysAddr(address).to_pointer().cast::<u64>().write(self.used[order]) };
         self.used[order] = address;
+        self.used_orders |= 1 << order;
     }
 }
 

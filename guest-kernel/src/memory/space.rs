@@ -546,14 +546,23 @@ impl AddressSpace {
     ) {
         let rights = rights(area.protection);
         let mut mapped = 0;
+        let mut run = (PhysAddr(0), 0);
         for at in (start..end).step_by(PAGE_SIZE) {
-            let Ok(slot) = self.table.make(at) else { break };
-            if slot.get().is_present() {
-                continue;
+            if run.1 == 0 {
+                run = match source.image_run(area.page_index(at)) {
+                    Some(run) if run.1 > 0 => run,
+                    _ => match source.page(area.page_index(at), false) {
+                        Ok(Page::Image(image)) => (image, 1),
+                        _ => break,
+                    },
+                };
             }
-            let Ok(Page::Image(image)) = source.page(area.page_index(at), false) else { break };
-            slot.set(image.0 | rights);
-            mapped += 1;
+            let Ok(slot) = self.table.make(at) else { break };
+            if !slot.get().is_present() {
+                slot.set(run.0.0 | rights);
+                mapped += 1;
+            }
+            run = (PhysAddr(run.0.0 + PAGE), run.1 - 1);
         }
         inner.count(mapped);
     }

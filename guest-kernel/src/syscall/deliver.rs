@@ -12,15 +12,25 @@ pub fn deliver_signals(_frame: &mut TrapFrame) {
         let mut signals = process.signals.lock();
         let Some(signal) = signals.deliverable() else { return };
         let taken = signals.action(signal);
-        signals.take(signal);
+        let information = signals.take(signal);
         drop(signals);
+        if let Some(information) = information.filter(|_| taken.handler != action::IGNORE) {
+            super::trace::signal(&information);
+        }
         match taken.handler {
             action::IGNORE => {}
             action::DEFAULT => match default_action(signal) {
-                DefaultAction::Terminate => process::exit_machine(Exit::Signaled(signal)),
+                DefaultAction::Terminate => end(signal),
                 DefaultAction::Ignore | DefaultAction::Continue | DefaultAction::Stop => {}
             },
-            _ => process::exit_machine(Exit::Signaled(signal)),
+            _ => end(signal),
         }
     }
+}
+
+/// The signal ends the program.
+fn end(signal: u8) -> ! {
+    let exit = Exit::Signaled(signal);
+    super::trace::end(exit);
+    process::exit_machine(exit)
 }

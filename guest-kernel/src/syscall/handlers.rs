@@ -12,3 +12,4 @@ pub use super::poll::*;
 pub use super::process::*;
 pub use super::read_write::*;
 pub use super::status::*;
+pub use super::time::*;

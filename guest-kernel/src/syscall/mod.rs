@@ -17,7 +17,8 @@ mod poll;
 mod process;
 mod read_write;
 mod status;
-#[cfg(target_os = "none")]
+mod time;
+#[cfg(any(test, target_os = "none"))]
 mod trace;
 
 use crate::errno::{Errno, Result};

@@ -8,7 +8,9 @@ use crate::process::{Pid, current};
 #[cfg(target_os = "none")]
 pub fn exit_group(status: i32) -> i32 {
     let [status, ..] = status.to_le_bytes();
-    crate::process::exit_machine(airlock_abi::exit::Exit::Exited(status))
+    let exit = airlock_abi::exit::Exit::Exited(status);
+    super::trace::end(exit);
+    crate::process::exit_machine(exit)
 }
 
 /// `exit(2)`: the only thread's end is the process's.

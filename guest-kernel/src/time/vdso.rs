@@ -27,6 +27,8 @@ struct Image([u8; SIZE]);
 unsafe extern "C" {
     #[link_name = "airlock_vdso_image"]
     static IMAGE: Image;
+    #[link_name = "airlock_vdso_syscall"]
+    static SYSCALL: u8;
 }
 
 /// The shared object, page-aligned, in the kernel's read-only data.
@@ -35,45 +37,23 @@ pub fn image() -> &'static [u8; SIZE] {
     unsafe { &IMAGE.0 }
 }
 
+/// Offset in the image of a SYSCALL instruction, with which the kernel finds out what SYSCALL does.
+pub fn syscall_offset() -> usize {
+    (&raw const SYSCALL).addr() - (&raw const IMAGE).addr()
+}
+
 /// The clocks that the vDSO knows: bit *n* for the clock with the id *n*.
 const fn clocks(realtime_only: bool) -> u32 {
     let mut mask = 0;
     let mut id = 0;
     while id < 32 {
         match Clock::from_id(id) {
-            Some(clock) if clock.is_realtime() => mask |= 1 << id,
-            Some(clock) if clock.is_monotonic() && !realtime_only => mask |= 1 << id,
+            Some(clock) if clock.is_realtime() || !realtime_only => mask |= 1 << id,
             _ => {}
         }
         id += 1;
     }
     mask
-}
-
-/// The number of a system call.
-const fn number(name: &str) -> u32 {
-    let mut index = 0;
-    while index < syscalls::LIST.len() {
-        if equal(syscalls::LIST[index].name.as_bytes(), name.as_bytes()) {
-            return syscalls::LIST[index].number;
-        }
-        index += 1;
-    }
-    panic!("no such system call");
-}
-
-const fn equal(one: &[u8], other: &[u8]) -> bool {
-    if one.len() != other.len() {
-        return false;
-    }
-    let mut index = 0;
-    while index < one.len() {
-        if one[index] != other[index] {
-            return false;
-        }
-        index += 1;
-    }
-    true
 }
 
 /// The hash of the System V ABI, which version definitions carry.
@@ -128,9 +108,9 @@ core::arch::global_asm!(
     CLOCKS = const clocks(false),
     REALTIME_CLOCKS = const clocks(true),
     RECIPROCAL = const (1_u128 << 75).div_ceil((NANOSECONDS >> 9) as u128),
-    NR_CLOCK_GETTIME = const number("clock_gettime"),
-    NR_CLOCK_GETRES = const number("clock_getres"),
-    NR_GETTIMEOFDAY = const number("gettimeofday"),
-    NR_TIME = const number("time"),
-    NR_GETCPU = const number("getcpu"),
+    NR_CLOCK_GETTIME = const syscalls::number("clock_gettime"),
+    NR_CLOCK_GETRES = const syscalls::number("clock_getres"),
+    NR_GETTIMEOFDAY = const syscalls::number("gettimeofday"),
+    NR_TIME = const syscalls::number("time"),
+    NR_GETCPU = const syscalls::number("getcpu"),
 );

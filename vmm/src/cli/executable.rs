@@ -101,13 +101,9 @@ pub fn check(file: &File) -> Result<(), NotExecutable> {
 /// Checks class, byte order and machine, as far as `header` has them.
 fn check_identity(header: &[u8]) -> Result<(), NotExecutable> {
     let class = *header.get(elf::CLASS).ok_or(NotExecutable::Truncated)?;
-    let order = *header
-        .get(elf::BYTE_ORDER)
-        .ok_or(NotExecutable::Truncated)?;
+    let order = *header.get(elf::BYTE_ORDER).ok_or(NotExecutable::Truncated)?;
     if order != elf::LITTLE_ENDIAN {
-        return Err(NotExecutable::WrongArchitecture(
-            "a big-endian processor".to_owned(),
-        ));
+        return Err(NotExecutable::WrongArchitecture("a big-endian processor".to_owned()));
     }
     let machine = read_u16(header, elf::MACHINE).ok_or(NotExecutable::Truncated)?;
     let name = match (class, machine) {
@@ -124,9 +120,7 @@ fn check_identity(header: &[u8]) -> Result<(), NotExecutable> {
             other => format!("another processor (ELF machine {other})"),
         },
         _ => {
-            return Err(NotExecutable::Damaged(
-                "the class is neither 32-bit nor 64-bit",
-            ));
+            return Err(NotExecutable::Damaged("the class is neither 32-bit nor 64-bit"));
         }
     };
     Err(NotExecutable::WrongArchitecture(name))
@@ -141,9 +135,7 @@ fn check_segments(file: &File, header: &[u8]) -> Result<(), NotExecutable> {
         return Err(NotExecutable::Damaged("it has no program headers"));
     }
     if usize::from(size) != elf::PROGRAM_HEADER {
-        return Err(NotExecutable::Damaged(
-            "its program headers have a wrong size",
-        ));
+        return Err(NotExecutable::Damaged("its program headers have a wrong size"));
     }
     // At most 65,535 headers of 56 bytes.
     let mut headers = vec![0; usize::from(count) * elf::PROGRAM_HEADER];
@@ -152,25 +144,14 @@ fn check_segments(file: &File, header: &[u8]) -> Result<(), NotExecutable> {
     }
     let is_interpreter =
         |segment: &&[u8]| segment.starts_with(&elf::SEGMENT_INTERPRETER.to_le_bytes());
-    let Some(interpreter) = headers
-        .chunks_exact(elf::PROGRAM_HEADER)
-        .find(is_interpreter)
-    else {
+    let Some(interpreter) = headers.chunks_exact(elf::PROGRAM_HEADER).find(is_interpreter) else {
         return Ok(());
     };
     let offset = read_u64(interpreter, elf::SEGMENT_OFFSET).unwrap_or(0);
     let length = read_u64(interpreter, elf::SEGMENT_FILE_SIZE).unwrap_or(0);
-    let mut name = vec![
-        0;
-        usize::try_from(length)
-            .unwrap_or(INTERPRETER_MAX)
-            .min(INTERPRETER_MAX)
-    ];
+    let mut name = vec![0; usize::try_from(length).unwrap_or(INTERPRETER_MAX).min(INTERPRETER_MAX)];
     let length = read_up_to(file, &mut name, offset)?;
-    let name = name[..length]
-        .split(|&byte| byte == 0)
-        .next()
-        .unwrap_or_default();
+    let name = name[..length].split(|&byte| byte == 0).next().unwrap_or_default();
     Err(NotExecutable::Dynamic(name.escape_ascii().to_string()))
 }
 
@@ -231,9 +212,7 @@ mod tests {
             <File as std::os::fd::FromRawFd>::from_raw_fd(descriptor)
         };
         file.write_all(bytes).unwrap();
-        check(&file)
-            .err()
-            .map_or_else(String::new, |error| error.to_string())
+        check(&file).err().map_or_else(String::new, |error| error.to_string())
     }
 
     fn changed(at: usize, with: &[u8]) -> String {
@@ -269,20 +248,13 @@ mod tests {
     #[test]
     fn tables_and_names_beyond_the_end_are_no_trouble() {
         for offset in [120_u64, u64::MAX, u64::MAX >> 1, (u64::MAX >> 1) - 10] {
-            assert!(
-                changed(32, &offset.to_le_bytes()).contains("truncated"),
-                "{offset:#x}"
-            );
+            assert!(changed(32, &offset.to_le_bytes()).contains("truncated"), "{offset:#x}");
         }
         let mut interpreter = valid();
         interpreter[64] = 3;
         interpreter[72..80].copy_from_slice(&120_u64.to_le_bytes());
         interpreter[96..104].copy_from_slice(&u64::MAX.to_le_bytes());
         interpreter.extend(b"/lib/ld.so\x1b\0rest");
-        assert!(
-            message(&interpreter).contains("/lib/ld.so\\x1b,"),
-            "{}",
-            message(&interpreter)
-        );
+        assert!(message(&interpreter).contains("/lib/ld.so\\x1b,"), "{}", message(&interpreter));
     }
 }

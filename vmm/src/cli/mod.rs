@@ -35,10 +35,7 @@ struct Failure {
 impl Failure {
     /// A failure of Airlock itself.
     fn new(message: impl Into<String>) -> Self {
-        Self {
-            status: FAILED,
-            message: message.into(),
-        }
+        Self { status: FAILED, message: message.into() }
     }
 }
 
@@ -56,9 +53,9 @@ pub fn main() -> ExitCode {
     };
     let result = match command_line.command {
         Command::Run(options) => run::run(*options),
-        Command::Seccomp {
-            command: SeccompCommand::Print { thread },
-        } => print_seccomp(thread.map(Thread::from)),
+        Command::Seccomp { command: SeccompCommand::Print { thread } } => {
+            print_seccomp(thread.map(Thread::from))
+        }
     };
     match result {
         Ok(status) => ExitCode::from(status),
@@ -80,10 +77,7 @@ fn answer_without_command(error: &clap::Error) -> ExitCode {
             ExitCode::from(FAILED)
         }
         _ => {
-            report(&format!(
-                "{}; see 'airlock run --help'",
-                first_line(&error.to_string())
-            ));
+            report(&format!("{}; see 'airlock run --help'", first_line(&error.to_string())));
             ExitCode::from(FAILED)
         }
     }
@@ -91,10 +85,7 @@ fn answer_without_command(error: &clap::Error) -> ExitCode {
 
 /// The line of clap's message that says what is wrong.
 fn first_line(message: &str) -> String {
-    let mut lines = message
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty());
+    let mut lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
     let first = lines.next().unwrap_or("the command line is wrong");
     let first = first.strip_prefix("error: ").unwrap_or(first);
     match (first.strip_suffix(':'), lines.next()) {
@@ -109,10 +100,7 @@ fn first_line(message: &str) -> String {
 fn print_seccomp(only: Option<Thread>) -> Result<u8, Failure> {
     let mut text = String::new();
     let mut all: Vec<&str> = Vec::new();
-    for thread in Thread::ALL
-        .into_iter()
-        .filter(|thread| only.is_none_or(|only| only == *thread))
-    {
+    for thread in Thread::ALL.into_iter().filter(|thread| only.is_none_or(|only| only == *thread)) {
         let calls = thread.filter().system_calls();
         let (name, count) = (thread.name(), calls.len());
         text.push_str(&format!(
@@ -125,11 +113,7 @@ fn print_seccomp(only: Option<Thread>) -> Result<u8, Failure> {
     if only.is_none() {
         all.sort_unstable();
         all.dedup();
-        text.push_str(&format!(
-            "all threads: {} system calls: {}\n",
-            all.len(),
-            all.join(" ")
-        ));
+        text.push_str(&format!("all threads: {} system calls: {}\n", all.len(), all.join(" ")));
     }
     Ok(print(text.trim_end_matches('\n').to_owned().as_str()))
 }
@@ -169,10 +153,7 @@ mod tests {
     #[test]
     fn one_line_says_what_is_wrong() {
         assert_eq!(message(&["frob"]), "unrecognized subcommand 'frob'");
-        assert_eq!(
-            message(&["run", "--frob"]),
-            "unexpected argument '--frob' found"
-        );
+        assert_eq!(message(&["run", "--frob"]), "unexpected argument '--frob' found");
         assert_eq!(
             message(&["seccomp", "print", "--thread", "x"]),
             "invalid value 'x' for '--thread <KIND>' [possible values: vcpu, vmm]"

@@ -90,8 +90,8 @@ impl From<ThreadKind> for Thread {
 /// Options of `airlock run`.
 #[derive(Args, Debug)]
 pub struct RunOptions {
-    /// Memory of the guest, with K, M or G; what is not used costs nothing
-    #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = memory)]
+    /// Memory of the guest, with K, M or G; the host gives what the program uses
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory)]
     pub mem: u64,
     /// Number of virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=MAX_CPUS))]
@@ -159,9 +159,8 @@ fn memory(text: &str) -> Result<u64, String> {
 /// Reads a time: a decimal number of seconds, or with a unit.
 fn duration(text: &str) -> Result<Duration, String> {
     let malformed = || "a time is a number with ms, s, m or h, such as 1.5s".to_owned();
-    let unit_at = text
-        .find(|character: char| character.is_ascii_alphabetic())
-        .unwrap_or(text.len());
+    let unit_at =
+        text.find(|character: char| character.is_ascii_alphabetic()).unwrap_or(text.len());
     let (number, unit) = text.split_at(unit_at);
     let scale = match unit {
         "ms" => 0.001,
@@ -170,10 +169,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(malformed()),
     };
-    if !number
-        .bytes()
-        .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
+    if !number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(malformed());
     }
     let seconds = number.parse::<f64>().map_err(|_| malformed())? * scale;
@@ -210,13 +206,8 @@ mod tests {
 
     #[test]
     fn everything_behind_the_program_is_the_programs() {
-        let options = run(&[
-            "--cpus", "2", "prog", "--mem", "1M", "-t", "--", "--help", "-x",
-        ]);
-        assert_eq!(
-            options.command,
-            ["prog", "--mem", "1M", "-t", "--", "--help", "-x"]
-        );
+        let options = run(&["--cpus", "2", "prog", "--mem", "1M", "-t", "--", "--help", "-x"]);
+        assert_eq!(options.command, ["prog", "--mem", "1M", "-t", "--", "--help", "-x"]);
         assert_eq!((options.cpus, options.terminal), (2, false));
         assert_eq!(run(&["--", "-odd", "-v"]).command, ["-odd", "-v"]);
         assert_eq!(run(&["-t", "prog", "-v"]).command, ["prog", "-v"]);
@@ -227,14 +218,8 @@ mod tests {
     fn strace_takes_a_file_only_with_an_equals_sign() {
         assert_eq!(run(&["prog"]).strace, None);
         let options = run(&["--strace", "prog"]);
-        assert_eq!(
-            (options.strace, options.command),
-            (Some(None), vec!["prog".into()])
-        );
-        assert_eq!(
-            run(&["--strace=log", "prog"]).strace,
-            Some(Some("log".into()))
-        );
+        assert_eq!((options.strace, options.command), (Some(None), vec!["prog".into()]));
+        assert_eq!(run(&["--strace=log", "prog"]).strace, Some(Some("log".into())));
     }
 
     #[test]
@@ -246,19 +231,11 @@ mod tests {
         for few in ["1M", "0", "512", "16777215"] {
             assert!(memory(few).unwrap_err().contains("at least 16M"), "{few}");
         }
-        for many in [
-            "1T",
-            "256G",
-            "99999999999999999999999",
-            "18446744073709551615K",
-        ] {
+        for many in ["1T", "256G", "99999999999999999999999", "18446744073709551615K"] {
             assert!(memory(many).unwrap_err().contains("at most 255G"), "{many}");
         }
         for malformed in ["", "M", "-1M", "+1G", "1.5G", "64MB", "64 M", "é"] {
-            assert!(
-                memory(malformed).unwrap_err().contains("whole number"),
-                "{malformed}"
-            );
+            assert!(memory(malformed).unwrap_err().contains("whole number"), "{malformed}");
         }
     }
 
@@ -269,9 +246,7 @@ mod tests {
         assert_eq!(duration("200ms"), Ok(Duration::from_millis(200)));
         assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
-        for bad in [
-            "", "s", "-1", "1d", "1e3", "inf", "nan", "1.2.3", "0", "0ms", "1 s", "1sm",
-        ] {
+        for bad in ["", "s", "-1", "1d", "1e3", "inf", "nan", "1.2.3", "0", "0ms", "1 s", "1sm"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
         assert!(duration(&"9".repeat(400)).is_err());

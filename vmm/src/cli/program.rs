@@ -86,11 +86,8 @@ impl Program {
         let mut failure = ProgramError::NotInPath(name.into());
         for directory in std::env::split_paths(search_path.unwrap_or(OsStr::new(DEFAULT_PATH))) {
             // An empty element means the current directory.
-            let directory = if directory.as_os_str().is_empty() {
-                Path::new(".").into()
-            } else {
-                directory
-            };
+            let directory =
+                if directory.as_os_str().is_empty() { Path::new(".").into() } else { directory };
             match Self::open(&directory.join(name)) {
                 Err(ProgramError::Missing(_) | ProgramError::NotAFile(..)) => {}
                 Err(error @ (ProgramError::NoPermission(_) | ProgramError::Unreadable { .. })) => {
@@ -113,17 +110,13 @@ impl Program {
                     Some(libc::ENXIO | libc::ENODEV) => {
                         ProgramError::NotAFile(host, "a socket or device")
                     }
-                    _ => ProgramError::Unreadable {
-                        path: host,
-                        source: error,
-                    },
+                    _ => ProgramError::Unreadable { path: host, source: error },
                 });
             }
         };
-        let metadata = file.metadata().map_err(|source| ProgramError::Unreadable {
-            path: host.clone(),
-            source,
-        })?;
+        let metadata = file
+            .metadata()
+            .map_err(|source| ProgramError::Unreadable { path: host.clone(), source })?;
         if metadata.is_dir() {
             return Err(ProgramError::NotAFile(host, "a directory"));
         }
@@ -133,10 +126,8 @@ impl Program {
         if metadata.mode() & 0o111 == 0 {
             return Err(ProgramError::NoPermission(host));
         }
-        executable::check(&file).map_err(|reason| ProgramError::NotExecutable {
-            path: host.clone(),
-            reason,
-        })?;
+        executable::check(&file)
+            .map_err(|reason| ProgramError::NotExecutable { path: host.clone(), reason })?;
         let guest = guest_path(path)?;
         Ok(Self { file, host, guest })
     }
@@ -168,9 +159,7 @@ pub fn guest_directory() -> Result<GuestPath, ImageError> {
 }
 
 fn in_kernel_directory(path: &Path) -> bool {
-    KERNEL_DIRECTORIES
-        .iter()
-        .any(|directory| path.starts_with(directory))
+    KERNEL_DIRECTORIES.iter().any(|directory| path.starts_with(directory))
 }
 
 /// The absolute form of a path, without `.` and `..`. Symbolic links are not followed: a link to a
@@ -205,32 +194,20 @@ mod tests {
         assert_eq!(find("/no/such/program", "").1, 127);
         assert_eq!(find("/etc/passwd/program", "").1, 127);
         assert_eq!(find("no-such-program", "/bin:/usr/bin").1, 127);
-        assert_eq!(
-            find("/etc", ""),
-            ("'/etc' is a directory, not a program".to_owned(), 126)
-        );
+        assert_eq!(find("/etc", ""), ("'/etc' is a directory, not a program".to_owned(), 126));
         assert_eq!(
             find("/dev/null", ""),
-            (
-                "'/dev/null' is a device or pipe, not a program".to_owned(),
-                126
-            )
+            ("'/dev/null' is a device or pipe, not a program".to_owned(), 126)
         );
         assert_eq!(
             find("/etc/passwd", ""),
-            (
-                "'/etc/passwd' is not executable; chmod +x makes it so".to_owned(),
-                126
-            )
+            ("'/etc/passwd' is not executable; chmod +x makes it so".to_owned(), 126)
         );
     }
 
     #[test]
     fn a_program_without_permission_is_reported_rather_than_a_missing_one() {
-        assert_eq!(
-            find("passwd", "/nowhere:/etc:/proc"),
-            find("/etc/passwd", "")
-        );
+        assert_eq!(find("passwd", "/nowhere:/etc:/proc"), find("/etc/passwd", ""));
     }
 
     #[test]
@@ -251,9 +228,6 @@ mod tests {
         assert_eq!(of("/dev/shm/x/tool"), "/bin/tool");
         assert_eq!(of("/proc/self/fd/3"), "/bin/3");
         assert_eq!(of("/devices/x"), "/devices/x");
-        assert_eq!(
-            of("x"),
-            format!("{}/x", std::env::current_dir().unwrap().display())
-        );
+        assert_eq!(of("x"), format!("{}/x", std::env::current_dir().unwrap().display()));
     }
 }

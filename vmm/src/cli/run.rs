@@ -29,11 +29,7 @@ pub fn run(options: RunOptions) -> Result<u8, Failure> {
     let program = String::from_utf8_lossy(&config.program).into_owned();
 
     // From here to the end of the virtual machine; dropping it restores the terminal.
-    let raw_mode = if terminal {
-        Some(RawMode::enter()?)
-    } else {
-        None
-    };
+    let raw_mode = if terminal { Some(RawMode::enter()?) } else { None };
     let result = vmm::run(config);
     drop(raw_mode);
 
@@ -41,10 +37,7 @@ pub fn run(options: RunOptions) -> Result<u8, Failure> {
         Outcome::Exited(status) => status,
         Outcome::Signaled(signal) | Outcome::Interrupted(signal) => SIGNALED.saturating_add(signal),
         Outcome::TimedOut => {
-            report(&format!(
-                "'{program}' has been ended after {:?}",
-                timeout.unwrap_or_default()
-            ));
+            report(&format!("'{program}' has been ended after {:?}", timeout.unwrap_or_default()));
             TIMED_OUT
         }
         Outcome::NotExecutable => {
@@ -62,23 +55,17 @@ pub fn run(options: RunOptions) -> Result<u8, Failure> {
 
 /// Starts the log if anyone is going to read it.
 fn start_log(verbose: bool) {
-    let from_environment = std::env::var_os(env_logger::DEFAULT_FILTER_ENV).is_some();
-    if verbose || from_environment {
-        let mut builder = env_logger::Builder::new();
-        if verbose {
-            builder.filter_level(log::LevelFilter::Debug);
-        }
-        builder.parse_default_env().init();
+    let chosen = std::env::var(env_logger::DEFAULT_FILTER_ENV).ok();
+    // virtio_queue reports errors that a guest can cause as often as it likes.
+    let default = verbose.then(|| "debug,virtio_queue=off".to_owned());
+    if let Some(filter) = chosen.or(default) {
+        env_logger::Builder::new().parse_filters(&filter).init();
     }
 }
 
 fn configure(options: RunOptions) -> Result<Config, Failure> {
     let mut image = ImageBuilder::new();
-    let mut arguments: Vec<Vec<u8>> = options
-        .command
-        .into_iter()
-        .map(OsString::into_vec)
-        .collect();
+    let mut arguments: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_vec).collect();
 
     for argument in &options.file {
         let (host, guest) = split_file(argument)?;
@@ -86,13 +73,8 @@ fn configure(options: RunOptions) -> Result<Config, Failure> {
     }
     let program = if let Some(name) = arguments.first() {
         let search_path = std::env::var_os("PATH");
-        let program =
-            Program::find(OsStr::from_bytes(name), search_path.as_deref()).map_err(|error| {
-                Failure {
-                    status: error.status(),
-                    message: error.to_string(),
-                }
-            })?;
+        let program = Program::find(OsStr::from_bytes(name), search_path.as_deref())
+            .map_err(|error| Failure { status: error.status(), message: error.to_string() })?;
         image.add_opened(&program.host, program.file, &program.guest)?;
         program.guest
     } else {
@@ -110,9 +92,7 @@ fn configure(options: RunOptions) -> Result<Config, Failure> {
     Ok(Config {
         memory: options.mem,
         cpus: options.cpus,
-        kernel: options
-            .kernel
-            .map_or(KernelImage::Embedded(embedded::KERNEL), KernelImage::File),
+        kernel: options.kernel.map_or(KernelImage::Embedded(embedded::KERNEL), KernelImage::File),
         root: image.build()?,
         program: program.as_bytes().to_vec(),
         arguments,
@@ -133,10 +113,7 @@ fn split_file(argument: &OsStr) -> Result<(&Path, GuestPath), Failure> {
         let host = Path::new(argument);
         return Ok((host, program::guest_path(host)?));
     };
-    let (host, guest) = (
-        Path::new(OsStr::from_bytes(&bytes[..colon])),
-        &bytes[colon + 1..],
-    );
+    let (host, guest) = (Path::new(OsStr::from_bytes(&bytes[..colon])), &bytes[colon + 1..]);
     let path = GuestPath::new(guest)?;
     match host.file_name() {
         Some(name) if guest.ends_with(b"/") => Ok((host, path.join(name.as_bytes())?)),
@@ -156,19 +133,13 @@ fn environment(chosen: Vec<OsString>, terminal: bool) -> Result<Vec<Vec<u8>>, Fa
         let Some(equals) = bytes.iter().position(|&byte| byte == b'=') else {
             // A variable that is not set here is not set there.
             if let Some(value) = std::env::var_os(&variable) {
-                set(
-                    &mut variables,
-                    [bytes, b"=", value.as_bytes()].concat(),
-                    bytes.len(),
-                );
+                set(&mut variables, [bytes, b"=", value.as_bytes()].concat(), bytes.len());
             }
             continue;
         };
         if equals == 0 {
             let text = variable.to_string_lossy();
-            return Err(Failure::new(format!(
-                "--env '{text}' has no name before the '='"
-            )));
+            return Err(Failure::new(format!("--env '{text}' has no name before the '='")));
         }
         let length = equals;
         set(&mut variables, variable.into_vec(), length);
@@ -223,10 +194,7 @@ mod tests {
         let chosen = chosen.iter().map(OsString::from).collect();
         let variables =
             environment(chosen, false).unwrap_or_else(|failure| panic!("{}", failure.message));
-        variables
-            .into_iter()
-            .map(|variable| String::from_utf8(variable).unwrap())
-            .collect()
+        variables.into_iter().map(|variable| String::from_utf8(variable).unwrap()).collect()
     }
 
     #[test]
@@ -247,11 +215,7 @@ mod tests {
     fn a_terminal_has_a_kind() {
         let variables =
             environment(Vec::new(), true).unwrap_or_else(|failure| panic!("{}", failure.message));
-        assert!(
-            variables
-                .iter()
-                .any(|variable| variable.starts_with(b"TERM="))
-        );
+        assert!(variables.iter().any(|variable| variable.starts_with(b"TERM=")));
     }
 
     #[test]

@@ -175,10 +175,7 @@ pub fn directory_blocks(names: &[&[u8]]) -> (u64, Vec<usize>) {
     }
     blocks.push(count);
     let full = u64::try_from(blocks.len() - 1).unwrap_or(u64::MAX);
-    (
-        full * BLOCK_SIZE + u64::try_from(used).unwrap_or(u64::MAX),
-        blocks,
-    )
+    (full * BLOCK_SIZE + u64::try_from(used).unwrap_or(u64::MAX), blocks)
 }
 
 /// Stores one block of a directory: the table of entries, then their names. `entries` are sorted.
@@ -188,11 +185,7 @@ pub fn store_entries(bytes: &mut [u8], entries: &[Entry<'_>]) {
         let at = index * ENTRY_SIZE;
         put(bytes, at, &entry.inode.to_le_bytes());
         // A block has 4096 bytes, so the offset fits.
-        put(
-            bytes,
-            at + 8,
-            &u16::try_from(name_offset).unwrap_or(u16::MAX).to_le_bytes(),
-        );
+        put(bytes, at + 8, &u16::try_from(name_offset).unwrap_or(u16::MAX).to_le_bytes());
         bytes[at + 10] = entry.file_type.in_entry();
         put(bytes, name_offset, entry.name);
         name_offset += entry.name.len();

@@ -102,17 +102,12 @@ impl HostFiles {
 ///
 /// Those of `open(2)`.
 pub fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+    OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)
 }
 
 fn read(file: &File, length: u64, path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
-    file.take(length)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable(path))?;
+    file.take(length).read_to_end(&mut bytes).map_err(unreadable(path))?;
     if u64::try_from(bytes.len()) == Ok(length) {
         Ok(bytes)
     } else {
@@ -132,8 +127,5 @@ fn attributes(metadata: &Metadata) -> Attributes {
 }
 
 fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> ImageError {
-    move |source| ImageError::Read {
-        path: path.to_owned(),
-        source,
-    }
+    move |source| ImageError::Read { path: path.to_owned(), source }
 }

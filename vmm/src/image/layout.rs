@@ -40,9 +40,7 @@ pub fn assemble(tree: Tree) -> Result<RootImage, ImageError> {
 
     let memory_end = end.in_memory;
     let mut bytes = vec![0; to_usize(memory_end * BLOCK_SIZE)];
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let superblock = Superblock {
         // The root directory is the first node, right behind the superblock.
         root: u16::try_from(places[ROOT].offset / INODE_SLOT).unwrap_or(u16::MAX),
@@ -143,10 +141,7 @@ fn place_inodes(nodes: &[Node], parents: &[NodeId]) -> (Vec<Place>, u64) {
         if next % BLOCK_SIZE + stored > BLOCK_SIZE {
             next = next.next_multiple_of(BLOCK_SIZE);
         }
-        places.push(Place {
-            inode,
-            offset: next,
-        });
+        places.push(Place { inode, offset: next });
         next = (next + stored).next_multiple_of(INODE_SLOT);
     }
     (places, next)
@@ -177,18 +172,13 @@ fn place_data(nodes: &[Node], places: &mut [Place], inodes_end: u64) -> Result<E
         }
     }
     block_number(next)?;
-    Ok(End {
-        in_memory,
-        all: next,
-    })
+    Ok(End { in_memory, all: next })
 }
 
 fn block_number(block: u64) -> Result<u32, ImageError> {
     match u32::try_from(block) {
         Ok(number) if block <= MAX_IMAGE / BLOCK_SIZE => Ok(number),
-        _ => Err(ImageError::TooLarge {
-            limit: MAX_IMAGE >> 30,
-        }),
+        _ => Err(ImageError::TooLarge { limit: MAX_IMAGE >> 30 }),
     }
 }
 

@@ -34,10 +34,8 @@ const DIRECTORIES: [(&str, u16); 6] = [
     ("/tmp", 0o1777),
 ];
 /// Files of every image, unless the user gives others: there is one user.
-const FILES: [(&str, &[u8]); 2] = [
-    ("/etc/group", b"root:x:0:\n"),
-    ("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n"),
-];
+const FILES: [(&str, &[u8]); 2] =
+    [("/etc/group", b"root:x:0:\n"), ("/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")];
 
 /// A root image in the making.
 #[derive(Debug)]
@@ -56,10 +54,7 @@ impl ImageBuilder {
                 .and_then(|path| tree.add_directory(&path, Attributes::made_up(permissions)));
             debug_assert!(added.is_ok());
         }
-        Self {
-            tree,
-            host: HostFiles::default(),
-        }
+        Self { tree, host: HostFiles::default() }
     }
 
     /// Adds a file or directory of the host, with its permissions and modification time; of a
@@ -96,11 +91,7 @@ impl ImageBuilder {
         content: &'static [u8],
         guest: &GuestPath,
     ) -> Result<(), ImageError> {
-        self.tree.add_file(
-            guest,
-            Content::Bytes(content.into()),
-            Attributes::made_up(0o755),
-        )
+        self.tree.add_file(guest, Content::Bytes(content.into()), Attributes::made_up(0o755))
     }
 
     /// Makes sure that a directory exists.

@@ -19,12 +19,7 @@ impl GuestPath {
     ///
     /// If it is relative, too long, or has a component `..` or one that no file can be named.
     pub fn new(path: &[u8]) -> Result<Self, ImageError> {
-        let refuse = |reason| {
-            Err(ImageError::GuestPath {
-                path: Self(path.to_vec()),
-                reason,
-            })
-        };
+        let refuse = |reason| Err(ImageError::GuestPath { path: Self(path.to_vec()), reason });
         if path.is_empty() {
             return refuse("is empty");
         }
@@ -32,9 +27,8 @@ impl GuestPath {
             return refuse("is relative; begin it with /");
         }
         let mut normal = Vec::with_capacity(path.len());
-        for component in path
-            .split(|&byte| byte == b'/')
-            .filter(|component| !matches!(*component, b"" | b"."))
+        for component in
+            path.split(|&byte| byte == b'/').filter(|component| !matches!(*component, b"" | b"."))
         {
             if component == b".." {
                 return refuse("has a component '..'");
@@ -68,9 +62,7 @@ impl GuestPath {
 
     /// The components, from the root.
     pub fn components(&self) -> impl Iterator<Item = &[u8]> {
-        self.0
-            .split(|&byte| byte == b'/')
-            .filter(|component| !component.is_empty())
+        self.0.split(|&byte| byte == b'/').filter(|component| !component.is_empty())
     }
 
     /// The path as bytes.
@@ -96,9 +88,7 @@ mod tests {
     use super::GuestPath;
 
     fn normal(path: &str) -> Option<String> {
-        GuestPath::new(path.as_bytes())
-            .ok()
-            .map(|path| path.to_string())
+        GuestPath::new(path.as_bytes()).ok().map(|path| path.to_string())
     }
 
     #[test]
@@ -112,17 +102,7 @@ mod tests {
     fn what_cannot_be_a_path_in_the_guest_is_refused() {
         let long_component = format!("/{}", "x".repeat(256));
         let long = "/x".repeat(2048);
-        for path in [
-            "",
-            "a",
-            "./a",
-            "../a",
-            "/..",
-            "/a/../b",
-            "/a\0b",
-            &long_component,
-            &long,
-        ] {
+        for path in ["", "a", "./a", "../a", "/..", "/a/../b", "/a\0b", &long_component, &long] {
             assert_eq!(normal(path), None, "{path:?}");
         }
         assert!(normal(&format!("/{}", "x".repeat(255))).is_some());

@@ -71,10 +71,7 @@ struct Reader<'image>(&'image [u8]);
 
 impl Reader<'_> {
     fn number(&self, at: usize, bytes: usize) -> u64 {
-        self.0[at..at + bytes]
-            .iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | u64::from(byte))
+        self.0[at..at + bytes].iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
     }
 
     fn index(&self, at: usize, bytes: usize) -> usize {
@@ -85,37 +82,19 @@ impl Reader<'_> {
         let at = nid * 32;
         let format = self.index(at, 2);
         let extended = format & 1 == 1;
-        let (header, size) = if extended {
-            (64, self.index(at + 8, 8))
-        } else {
-            (32, self.index(at + 8, 4))
-        };
+        let (header, size) =
+            if extended { (64, self.index(at + 8, 8)) } else { (32, self.index(at + 8, 4)) };
         let mode = u16::try_from(self.number(at + 4, 2)).unwrap();
-        let links = if extended {
-            self.number(at + 44, 4)
-        } else {
-            self.number(at + 6, 2)
-        };
-        let modified = extended.then(|| {
-            (
-                self.number(at + 32, 8),
-                u32::try_from(self.number(at + 40, 4)).unwrap(),
-            )
-        });
-        let owner = if extended {
-            self.number(at + 24, 8)
-        } else {
-            self.number(at + 24, 4)
-        };
+        let links = if extended { self.number(at + 44, 4) } else { self.number(at + 6, 2) };
+        let modified = extended
+            .then(|| (self.number(at + 32, 8), u32::try_from(self.number(at + 40, 4)).unwrap()));
+        let owner = if extended { self.number(at + 24, 8) } else { self.number(at + 24, 4) };
         assert_eq!(owner, 0, "everything is root's");
         let start = match format >> 1 {
             0 if size == 0 => at,
             0 => self.index(at + 16, 4) * 4096,
             2 => {
-                assert!(
-                    at % 4096 + header + size <= 4096,
-                    "inline data crosses no block"
-                );
+                assert!(at % 4096 + header + size <= 4096, "inline data crosses no block");
                 at + header
             }
             layout => panic!("layout {layout}"),
@@ -124,12 +103,7 @@ impl Reader<'_> {
             assert_eq!(format >> 1, 0, "regular files can be mapped in place");
         }
         let content = self.0[start..start + size].to_vec();
-        Found {
-            mode,
-            links: u32::try_from(links).unwrap(),
-            content,
-            modified,
-        }
+        Found { mode, links: u32::try_from(links).unwrap(), content, modified }
     }
 
     fn walk(&self, nid: usize, parent: usize, path: &str, found: &mut BTreeMap<String, Found>) {
@@ -189,11 +163,7 @@ impl Reader<'_> {
 fn read(bytes: &[u8]) -> BTreeMap<String, Found> {
     let reader = Reader(bytes);
     assert_eq!(reader.number(1024, 4), 0xe0f5_e1e2);
-    assert_eq!(
-        reader.index(1024 + 36, 4) * 4096,
-        bytes.len(),
-        "the superblock knows the size"
-    );
+    assert_eq!(reader.index(1024 + 36, 4) * 4096, bytes.len(), "the superblock knows the size");
     let root = reader.index(1024 + 14, 2);
     let mut found = BTreeMap::new();
     reader.walk(root, root, "", &mut found);
@@ -234,17 +204,7 @@ fn an_image_without_files_is_a_minimal_root() {
     let names: Vec<&str> = found.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        [
-            "",
-            "/bin",
-            "/dev",
-            "/etc",
-            "/etc/group",
-            "/etc/passwd",
-            "/proc",
-            "/root",
-            "/tmp"
-        ]
+        ["", "/bin", "/dev", "/etc", "/etc/group", "/etc/passwd", "/proc", "/root", "/tmp"]
     );
     assert_eq!(found["/tmp"].mode, 0o041_777);
     assert_eq!(found[""].links, 2 + 6);
@@ -257,29 +217,16 @@ fn host_files_keep_content_mode_and_time_whatever_their_size() {
     let scratch = Scratch::new("sizes");
     let mut builder = ImageBuilder::new();
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789);
-    let sizes = [
-        0_usize, 1, 512, 513, 4095, 4096, 4097, 16383, 16384, 16385, 100_000,
-    ];
+    let sizes = [0_usize, 1, 512, 513, 4095, 4096, 4097, 16383, 16384, 16385, 100_000];
     for size in sizes {
-        let content: Vec<u8> = (0..size)
-            .map(|at| u8::try_from(at % 251).unwrap())
-            .collect();
+        let content: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
         let path = scratch.file(&format!("{size}"), &content);
         fs::set_permissions(&path, Permissions::from_mode(0o751)).unwrap();
-        File::open(&path)
-            .unwrap()
-            .set_times(FileTimes::new().set_modified(time))
-            .unwrap();
-        builder
-            .add(&path, &guest(&format!("/data/{size}")))
-            .unwrap();
+        File::open(&path).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
+        builder.add(&path, &guest(&format!("/data/{size}"))).unwrap();
     }
     let image = builder.build().unwrap();
-    assert_eq!(
-        image.pieces.len(),
-        1 + 5,
-        "files of more than a page are not copied"
-    );
+    assert_eq!(image.pieces.len(), 1 + 5, "files of more than a page are not copied");
     let bytes = assembled(&image);
     let found = read(&bytes);
     let extracted = extracted(&scratch, &bytes);
@@ -293,10 +240,7 @@ fn host_files_keep_content_mode_and_time_whatever_their_size() {
             let copy = extracted.join(format!("data/{size}"));
             assert!(fs::read(&copy).unwrap() == host, "{size}");
             let metadata = fs::metadata(&copy).unwrap();
-            assert_eq!(
-                (metadata.mtime(), metadata.mode() & 0o7777),
-                (1_234_567_890, 0o751)
-            );
+            assert_eq!((metadata.mtime(), metadata.mode() & 0o7777), (1_234_567_890, 0o751));
         }
     }
 }
@@ -305,17 +249,7 @@ fn host_files_keep_content_mode_and_time_whatever_their_size() {
 fn a_directory_brings_all_that_is_in_it() {
     let scratch = Scratch::new("tree");
     // Names around "." and ".." in the order of bytes, and more than fit into a block.
-    let odd = [
-        "!",
-        "-",
-        "-x",
-        ".-",
-        ".a",
-        "..b",
-        "...",
-        "/deeper/still/x",
-        "é",
-    ];
+    let odd = ["!", "-", "-x", ".-", ".a", "..b", "...", "/deeper/still/x", "é"];
     for name in odd {
         scratch.file(&format!("host/{name}"), name.as_bytes());
     }
@@ -325,22 +259,14 @@ fn a_directory_brings_all_that_is_in_it() {
     symlink("../elsewhere", scratch.0.join("host/link")).unwrap();
     symlink("x".repeat(4090), scratch.0.join("host/long-link")).unwrap();
     let mut builder = ImageBuilder::new();
-    builder
-        .add(&scratch.0.join("host"), &guest("/srv"))
-        .unwrap();
+    builder.add(&scratch.0.join("host"), &guest("/srv")).unwrap();
     let bytes = assembled(&builder.build().unwrap());
     let found = read(&bytes);
     for name in odd {
         let path = format!("/srv/{}", name.trim_start_matches('/'));
         assert_eq!(text(&found[&path].content), *name);
     }
-    assert_eq!(
-        found
-            .keys()
-            .filter(|path| path.starts_with("/srv/many/"))
-            .count(),
-        300
-    );
+    assert_eq!(found.keys().filter(|path| path.starts_with("/srv/many/")).count(), 300);
     assert_eq!(found["/srv/link"].content, b"../elsewhere");
     assert_eq!(found["/srv/link"].mode, 0o120_777);
     assert_eq!(found["/srv/long-link"].content.len(), 4090);
@@ -353,12 +279,7 @@ fn a_directory_brings_all_that_is_in_it() {
             .arg(extracted.join("srv"))
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}{}",
-            text(&output.stdout),
-            text(&output.stderr)
-        );
+        assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
     }
 }
 
@@ -369,9 +290,7 @@ fn thousands_of_files_are_copied_rather_than_opened() {
         scratch.file(&format!("host/{number}"), &[7; 16384]);
     }
     let mut builder = ImageBuilder::new();
-    builder
-        .add(&scratch.0.join("host"), &guest("/data"))
-        .unwrap();
+    builder.add(&scratch.0.join("host"), &guest("/data")).unwrap();
     let image = builder.build().unwrap();
     assert_eq!(image.pieces.len(), 1 + 512);
     let found = read(&assembled(&image));
@@ -386,11 +305,7 @@ fn places_that_are_taken_are_errors() {
     let mut builder = ImageBuilder::new();
     builder.add(&one, &guest("/a/b")).unwrap();
     let add = |builder: &mut ImageBuilder, host: &Path, path: &str| {
-        builder
-            .add(host, &guest(path))
-            .err()
-            .map(|error| error.to_string())
-            .unwrap_or_default()
+        builder.add(host, &guest(path)).err().map(|error| error.to_string()).unwrap_or_default()
     };
     assert!(add(&mut builder, &two, "/a/b").contains("'/a/b' in the guest is given twice"));
     assert!(add(&mut builder, &two, "/a/b/c").contains("as a directory"));
@@ -399,22 +314,11 @@ fn places_that_are_taken_are_errors() {
     assert!(add(&mut builder, &two, "/tmp").contains("as a directory"));
     assert!(builder.add_directory(&guest("/a/b")).is_err());
     assert!(builder.add_embedded(b"x", &guest("/a/b")).is_err());
-    assert_eq!(
-        add(&mut builder, &one, "/a/b"),
-        "",
-        "the very same file may be named twice"
-    );
-    assert_eq!(
-        add(&mut builder, &two, "/etc/passwd"),
-        "",
-        "what Airlock makes up gives way"
-    );
+    assert_eq!(add(&mut builder, &one, "/a/b"), "", "the very same file may be named twice");
+    assert_eq!(add(&mut builder, &two, "/etc/passwd"), "", "what Airlock makes up gives way");
     let found = read(&assembled(&builder.build().unwrap()));
     assert_eq!(
-        (
-            found["/a/b"].content.as_slice(),
-            found["/etc/passwd"].content.as_slice()
-        ),
+        (found["/a/b"].content.as_slice(), found["/etc/passwd"].content.as_slice()),
         (&b"1"[..], &b"2"[..])
     );
 }
@@ -422,19 +326,10 @@ fn places_that_are_taken_are_errors() {
 #[test]
 fn what_is_no_file_is_an_error() {
     let mut builder = ImageBuilder::new();
-    let error = builder
-        .add(Path::new("/dev/null"), &guest("/x"))
-        .unwrap_err();
+    let error = builder.add(Path::new("/dev/null"), &guest("/x")).unwrap_err();
     assert!(matches!(error, ImageError::SpecialFile(_)), "{error}");
-    let error = builder
-        .add(Path::new("/no/such/file"), &guest("/x"))
-        .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("cannot read '/no/such/file': No such file"),
-        "{error}"
-    );
+    let error = builder.add(Path::new("/no/such/file"), &guest("/x")).unwrap_err();
+    assert!(error.to_string().starts_with("cannot read '/no/such/file': No such file"), "{error}");
 }
 
 #[test]
@@ -446,10 +341,7 @@ fn more_than_the_guest_has_room_for_is_an_error() {
     builder.add(&path, &guest("/one")).unwrap();
     builder.add(&path, &guest("/two")).unwrap();
     let error = builder.build().unwrap_err();
-    assert!(
-        matches!(error, ImageError::TooLarge { limit: 256 }),
-        "{error}"
-    );
+    assert!(matches!(error, ImageError::TooLarge { limit: 256 }), "{error}");
 }
 
 #[test]
@@ -466,10 +358,7 @@ fn a_file_of_more_than_4_gib_has_its_size() {
     assert_eq!(*length, (5 << 30) + 1);
     // Blocks: what is in memory, and the file's.
     let blocks = Reader(bytes).number(1024 + 36, 4);
-    assert_eq!(
-        blocks,
-        u64::try_from(bytes.len()).unwrap() / 4096 + length.div_ceil(4096)
-    );
+    assert_eq!(blocks, u64::try_from(bytes.len()).unwrap() / 4096 + length.div_ceil(4096));
 }
 
 #[test]
@@ -481,9 +370,7 @@ fn a_typical_image_is_made_in_no_time() {
         .map(|_| {
             let start = std::time::Instant::now();
             let mut builder = ImageBuilder::new();
-            builder
-                .add(&program, &guest("/home/user/project/program"))
-                .unwrap();
+            builder.add(&program, &guest("/home/user/project/program")).unwrap();
             builder.build().unwrap();
             start.elapsed()
         })

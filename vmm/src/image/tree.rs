@@ -71,11 +71,7 @@ pub struct Attributes {
 impl Attributes {
     /// Attributes of what Airlock makes up.
     pub const fn made_up(permissions: u16) -> Self {
-        Self {
-            permissions,
-            modified: None,
-            origin: None,
-        }
+        Self { permissions, modified: None, origin: None }
     }
 }
 
@@ -83,12 +79,7 @@ impl Tree {
     /// An empty tree: a root directory.
     pub fn new() -> Self {
         let content = Content::Directory(BTreeMap::new());
-        Self {
-            nodes: vec![Node {
-                content,
-                attributes: Attributes::made_up(0o755),
-            }],
-        }
+        Self { nodes: vec![Node { content, attributes: Attributes::made_up(0o755) }] }
     }
 
     /// All nodes, by [`NodeId`].
@@ -104,14 +95,13 @@ impl Tree {
     /// Whether something has this path.
     pub fn contains(&self, path: &GuestPath) -> bool {
         let mut directory = ROOT;
-        path.components()
-            .all(|name| match &self.nodes[directory].content {
-                Content::Directory(entries) => entries.get(name).is_some_and(|&node| {
-                    directory = node;
-                    true
-                }),
-                _ => false,
-            })
+        path.components().all(|name| match &self.nodes[directory].content {
+            Content::Directory(entries) => entries.get(name).is_some_and(|&node| {
+                directory = node;
+                true
+            }),
+            _ => false,
+        })
     }
 
     /// Makes a directory, and those above it, where there are none yet. One that exists stays as it is.
@@ -127,11 +117,8 @@ impl Tree {
         let mut components = path.components().peekable();
         let mut node = ROOT;
         while let Some(name) = components.next() {
-            let attributes = if components.peek().is_none() {
-                attributes
-            } else {
-                Attributes::made_up(0o755)
-            };
+            let attributes =
+                if components.peek().is_none() { attributes } else { Attributes::made_up(0o755) };
             node = self
                 .child(node, name, path, || Node {
                     content: Content::Directory(BTreeMap::new()),
@@ -169,10 +156,7 @@ impl Tree {
                 })?
                 .0;
         }
-        let (node, added) = self.child(directory, name, path, || Node {
-            content,
-            attributes,
-        })?;
+        let (node, added) = self.child(directory, name, path, || Node { content, attributes })?;
         let there = &self.nodes[node];
         if added
             || (there.attributes.origin.is_some() && there.attributes.origin == attributes.origin)

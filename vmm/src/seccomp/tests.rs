@@ -22,11 +22,7 @@ struct Call {
 
 impl Call {
     const fn new(number: u32) -> Self {
-        Self {
-            number,
-            architecture: ARCHITECTURE,
-            arguments: [0; 6],
-        }
+        Self { number, architecture: ARCHITECTURE, arguments: [0; 6] }
     }
 
     /// The 32-bit word at an offset.
@@ -37,11 +33,7 @@ impl Call {
             8 | 12 => 0,
             _ => {
                 let argument = self.arguments[usize::try_from((offset - 16) / 8).unwrap()];
-                let half = if offset.is_multiple_of(8) {
-                    argument
-                } else {
-                    argument >> 32
-                };
+                let half = if offset.is_multiple_of(8) { argument } else { argument >> 32 };
                 u32::try_from(half & 0xffff_ffff).unwrap()
             }
         }
@@ -69,16 +61,11 @@ fn answer(program: &[sock_filter], call: &Call) -> u32 {
 }
 
 fn number(name: &str) -> u32 {
-    airlock_abi::syscalls::by_name(name)
-        .unwrap_or_else(|| panic!("there is no {name}"))
-        .number
+    airlock_abi::syscalls::by_name(name).unwrap_or_else(|| panic!("there is no {name}")).number
 }
 
 fn all_calls() -> BTreeSet<&'static str> {
-    Thread::ALL
-        .iter()
-        .flat_map(|thread| thread.filter().system_calls())
-        .collect()
+    Thread::ALL.iter().flat_map(|thread| thread.filter().system_calls()).collect()
 }
 
 #[test]
@@ -92,7 +79,7 @@ fn the_filters_allow_few_calls() {
 }
 
 #[test]
-fn nothing_that_reaches_files_processes_or_the_network_is_allowed() {
+fn nothing_that_reaches_memory_files_processes_or_the_network_is_allowed() {
     let calls = all_calls();
     for call in [
         "open",
@@ -114,6 +101,9 @@ fn nothing_that_reaches_files_processes_or_the_network_is_allowed() {
         "unlink",
         "rename",
         "chmod",
+        "mmap",
+        "brk",
+        "mremap",
         "mprotect",
         "userfaultfd",
         "memfd_create",
@@ -133,10 +123,7 @@ fn every_rule_allows_what_it_says_and_all_else_is_killed() {
         for rule in filter.rules {
             let mut call = Call::new(number(rule.name));
             for condition in rule.conditions {
-                assert_eq!(
-                    condition.operator, "==",
-                    "the test sets arguments to be equal"
-                );
+                assert_eq!(condition.operator, "==", "the test sets arguments to be equal");
                 call.arguments[usize::from(condition.argument)] |= condition.value;
             }
             assert_eq!(answer(filter.program, &call), ALLOW, "{rule}");
@@ -165,10 +152,7 @@ fn other_tables_of_system_calls_are_closed() {
         let program = thread.filter().program;
         for number in 0..1024 {
             // i386, as by int 0x80; and x32, whose numbers have bit 30 set.
-            let i386 = Call {
-                architecture: 0x4000_0003,
-                ..Call::new(number)
-            };
+            let i386 = Call { architecture: 0x4000_0003, ..Call::new(number) };
             assert_eq!(answer(program, &i386), KILL);
             assert_eq!(answer(program, &Call::new(number | 1 << 30)), KILL);
         }
@@ -179,11 +163,7 @@ fn other_tables_of_system_calls_are_closed() {
 fn every_rule_has_a_reason() {
     for thread in Thread::ALL {
         assert!(
-            thread
-                .filter()
-                .rules
-                .iter()
-                .all(|rule| rule.reason.len() > 10),
+            thread.filter().rules.iter().all(|rule| rule.reason.len() > 10),
             "{}",
             thread.filter()
         );
@@ -199,10 +179,7 @@ fn in_a_filter() {
     let Ok(name) = std::env::var(FILTER) else {
         return;
     };
-    let thread = Thread::ALL
-        .into_iter()
-        .find(|thread| thread.name() == name)
-        .unwrap();
+    let thread = Thread::ALL.into_iter().find(|thread| thread.name() == name).unwrap();
     restrict(thread).unwrap();
     // SAFETY: the call takes nothing and changes nothing.
     unsafe { libc::syscall(libc::SYS_getppid) };

@@ -1,6 +1,7 @@
 //! The cases: what each guest does, and what a user must see of it.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ cases!(
     status_is_that_of_the_guest,
     signal_is_that_of_the_guest,
     kernel_may_come_from_a_file,
+    bad_kernels_are_told_apart,
     panic_is_told_within_100_ms,
     nonsense_on_the_exit_device_is_an_error,
     triple_fault_names_the_instruction,
@@ -82,6 +84,7 @@ fn embedded(image: &[u8]) -> &'static [u8] {
 /// The child's part: `--guest NAME [key=value]...`.
 pub fn run_guest(arguments: &[String]) -> ExitCode {
     let (name, options) = arguments.split_first().expect("the name of a guest");
+    env_logger::init();
     let image = kernel::image(code(name));
     let mut config = Config {
         memory: 16 << 20,
@@ -104,24 +107,11 @@ pub fn run_guest(arguments: &[String]) -> ExitCode {
             "memory" => config.memory = number(),
             "cpus" => config.cpus = u8::try_from(number()).expect("few"),
             "timeout" => config.timeout = Some(Duration::from_millis(number())),
-            "file" => {
-                let path =
-                    std::env::temp_dir().join(format!("airlock-kernel-{}", std::process::id()));
-                std::fs::write(&path, &image).expect("a temporary file");
-                config.kernel = KernelImage::File(path);
-            }
+            "file" => config.kernel = KernelImage::File(value.into()),
             other => panic!("no option is called {other}"),
         }
     }
-    let file = match &config.kernel {
-        KernelImage::File(path) => Some(path.clone()),
-        KernelImage::Embedded(_) => None,
-    };
-    let outcome = vmm::run(config);
-    if let Some(path) = file {
-        std::fs::remove_file(path).expect("the temporary file");
-    }
-    ExitCode::from(status_of(outcome))
+    ExitCode::from(status_of(vmm::run(config)))
 }
 
 fn child(arguments: &[&str]) -> Child {
@@ -158,8 +148,58 @@ fn signal_is_that_of_the_guest() {
     check(&["is_killed"], 128 + 11, "");
 }
 
+/// A file that is removed when this is dropped.
+struct TemporaryFile(PathBuf);
+
+impl TemporaryFile {
+    fn new(name: &str, contents: &[u8]) -> Self {
+        let path = std::env::temp_dir().join(format!("airlock-test-{}-{name}", std::process::id()));
+        std::fs::write(&path, contents).expect("a temporary file");
+        Self(path)
+    }
+
+    fn option(&self) -> String {
+        format!("file={}", self.0.display())
+    }
+}
+
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.0).expect("the temporary file");
+    }
+}
+
 fn kernel_may_come_from_a_file() {
-    check(&["exits", "file=1"], 42, "");
+    let file = TemporaryFile::new("kernel", &kernel::image(guests::exits()));
+    check(&["exits", &file.option()], 42, "");
+}
+
+fn bad_kernels_are_told_apart() {
+    let good = kernel::image(guests::exits());
+    let altered = |offset: usize, byte: u8| {
+        let mut image = good.clone();
+        image[offset] = byte;
+        image
+    };
+    for (image, error) in [
+        (Vec::new(), "not an ELF file"),
+        (b"#!/bin/sh\n".to_vec(), "not an ELF file"),
+        (good[..40].to_vec(), "truncated"),
+        (good[..0x1001].to_vec(), "truncated"),
+        (altered(4, 1), "not a 64-bit"),
+        (altered(18, 3), "not for x86-64"),
+        (altered(16, 3), "fixed addresses"),
+        (altered(0x800 + 12, b'X'), "not an Airlock guest kernel"),
+        (altered(0x800 + 20, 9), "version 9 of the boot protocol"),
+        (altered(0x800 + 36 + 3, 9), "page table root"),
+        // The first segment's physical address, below the kernel's place and beyond low RAM.
+        (altered(64 + 56 + 24 + 2, 0), "does not fit"),
+        (altered(64 + 56 + 24 + 4, 1), "does not fit"),
+    ] {
+        let file = TemporaryFile::new("bad-kernel", &image);
+        check(&["exits", &file.option()], 125, error);
+    }
+    check(&["exits", "file=/nonexistent"], 125, "cannot read the guest kernel /nonexistent");
 }
 
 fn panic_is_told_within_100_ms() {
@@ -187,7 +227,8 @@ fn secondary_cpus_start() {
 
 fn boot_information_is_true() {
     check(&["reads_boot_information"], 0x77, "");
-    check(&["reads_boot_information", "file=1"], 0x77, "");
+    let file = TemporaryFile::new("kernel", &kernel::image(guests::reads_boot_information()));
+    check(&["reads_boot_information", &file.option()], 0x77, "");
 }
 
 fn time_limit_ends_a_sleeping_and_a_spinning_guest() {

@@ -1,9 +1,11 @@
 //! Inodes of an EROFS image: attributes, and where the data is.
 
-use super::super::metadata::{Metadata, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, Timestamp};
+use super::super::metadata::{
+    Metadata, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Timestamp,
+};
 use super::{BLOCK_BITS, Image, SLOT, i64_at, u16_at, u32_at, u64_at};
 use crate::errno::{Errno, Result};
-use crate::memory::{PAGE, PAGE_SIZE, SharedBytes, page_floor, usize_from};
+use crate::memory::{PAGE, PAGE_SIZE, PhysAddr, SharedBytes, page_floor, usize_from};
 use alloc::vec::Vec;
 
 /// Longest target of a symbolic link, without its NUL.
@@ -203,6 +205,18 @@ impl Inode {
             }
             Layout::Special(_) => Ok(Location::Hole),
         }
+    }
+
+    /// Where the page at `index` of a plainly stored regular file lies, and how many pages are left.
+    pub fn page_run(&self, image: &Image, index: u64) -> Option<(PhysAddr, u64)> {
+        let Layout::Plain(block) = self.layout else { return None };
+        let pages = self.size.div_ceil(PAGE);
+        if index >= pages || self.mode() & S_IFMT != S_IFREG {
+            return None;
+        }
+        let offset = (u64::from(block) + index).checked_mul(PAGE)?;
+        image.bytes(offset, usize_from(self.size - index * PAGE)).ok()?;
+        Some((image.address(offset), pages - index))
     }
 
     /// The bytes of page `index` up to the end of the file; empty for a hole.

@@ -150,6 +150,10 @@ impl<D: Device, I: Notify, W: Notify> Transport<D, I, W> {
     /// The driver says that a queue has new buffers: they are served on the vCPU that says so, for
     /// as long as nothing has to wait. The event loop does the rest.
     fn notified(&mut self, queue: usize) {
+        if !D::SERVED_BY_VCPU {
+            self.event_loop.notify();
+            return;
+        }
         let progress = self.serve(queue);
         self.interrupt_if_used();
         if progress == Progress::More || !self.device.interests().is_empty() {

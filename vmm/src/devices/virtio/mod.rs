@@ -42,6 +42,8 @@ pub trait Device: Send {
     const TYPE: u32;
     /// Largest size of each queue.
     const QUEUE_SIZES: &'static [u16];
+    /// Whether a vCPU that notifies the device serves it, or leaves that to the event loop.
+    const SERVED_BY_VCPU: bool;
 
     /// Feature bits that the device offers, without those of the transport.
     fn features(&self) -> u64;

@@ -7,6 +7,7 @@ use vmm_sys_util::epoll::EventSet;
 
 use super::queue::{QueueError, Queues};
 use super::{Device, Progress};
+use crate::entropy;
 
 const QUEUE: usize = 0;
 /// More than this is not given for one buffer; a driver that wants more asks again.
@@ -18,16 +19,11 @@ const TURN: usize = 16;
 #[derive(Debug, Default)]
 pub struct Rng;
 
-/// Fills a buffer with random bytes; returns how many it got.
-fn fill(buffer: &mut [u8]) -> usize {
-    // SAFETY: the buffer is writable for its length.
-    let filled = unsafe { libc::syscall(libc::SYS_getrandom, buffer.as_mut_ptr(), buffer.len(), 0) };
-    usize::try_from(filled).unwrap_or(0)
-}
-
 impl Device for Rng {
     const TYPE: u32 = VIRTIO_ID_RNG;
     const QUEUE_SIZES: &'static [u16] = &[16];
+    // Rare, and so the vCPU threads' seccomp filter need not know getrandom.
+    const SERVED_BY_VCPU: bool = false;
 
     fn features(&self) -> u64 {
         0
@@ -46,7 +42,7 @@ impl Device for Rng {
                 .unwrap_or(MAX_BYTES)
                 .min(MAX_BYTES);
             let mut bytes = [0; MAX_BYTES];
-            let filled = fill(&mut bytes[..wanted]);
+            let filled = entropy::fill(&mut bytes[..wanted]).unwrap_or(0);
             // A buffer outside RAM gets nothing.
             let stored = queues.memory.store(&chain.writable, &bytes[..filled]).unwrap_or(0);
             queues.push(QUEUE, chain.head, stored)?;

@@ -1,7 +1,6 @@
 //! /proc/PID.
 
 use super::super::super::facts::{Area, ProcessFacts, ProcessStatus};
-use super::super::super::inode::Inode;
 use super::super::super::metadata::device_parts;
 use super::super::super::services::services;
 use super::super::{Dynamic, Entry, Kind, Node, Target, parse_decimal, text};
@@ -19,7 +18,7 @@ pub(super) static ROOT: Entry =
     Entry { number: 100, name: "", mode: 0o555, kind: Kind::Directory(ENTRIES) };
 
 static ENTRIES: &[Entry] = &[
-    magic_link(101, "exe", |node| of(node)?.executable().map(Target::Open).ok_or(Errno::ENOENT)),
+    magic_link(101, "exe", |node| Ok(Target::Path(of(node)?.executable()))),
     magic_link(102, "cwd", |node| Ok(Target::File(of(node)?.context().directory))),
     magic_link(103, "root", |node| Ok(Target::File(of(node)?.context().root))),
     text(104, "maps", maps),
@@ -37,7 +36,12 @@ static ENTRIES: &[Entry] = &[
     text(111, "mounts", mounts),
     text(112, "mountinfo", mount_information),
     text(113, "limits", limits),
-    Entry { number: 114, name: "auxv", mode: 0o400, kind: Kind::Text(auxiliary_vector) },
+    Entry {
+        number: 114,
+        name: "auxv",
+        mode: 0o400,
+        kind: Kind::Text(|node| of(node)?.auxiliary_vector()),
+    },
     Entry { number: 115, name: "fd", mode: 0o500, kind: Kind::Dynamic(&[], &Descriptors(&FD)) },
     Entry {
         number: 116,
@@ -134,26 +138,19 @@ pub(super) fn parent_of_dynamic(entry: &Entry, process: u32) -> Option<(&'static
 }
 
 fn maps(node: &Node) -> Result<Vec<u8>> {
-    let process = of(node)?;
-    let root = process.context().root;
-    let mut areas: Vec<Area> = Vec::new();
-    process.areas(&mut |area| areas.push(area.clone()));
     let mut text = Vec::new();
-    for area in &areas {
-        append_area(&mut text, area, &root)?;
+    for area in of(node)?.areas()? {
+        append_area(&mut text, &area)?;
     }
     Ok(text)
 }
 
-fn append_area(text: &mut Vec<u8>, area: &Area, root: &Inode) -> Result<()> {
+fn append_area(text: &mut Vec<u8>, area: &Area) -> Result<()> {
     let flag = |set: bool, letter: char| if set { letter } else { '-' };
-    let metadata = match &area.file {
-        Some(file) => file.metadata()?,
-        None => super::super::Metadata::default(),
-    };
-    let (major, minor) = device_parts(metadata.device);
+    let (device, number) = area.file;
+    let (major, minor) = device_parts(device);
     let mut start = format!(
-        "{:08x}-{:08x} {}{}{}{} {:08x} {major:02x}:{minor:02x} {} ",
+        "{:08x}-{:08x} {}{}{}{} {:08x} {major:02x}:{minor:02x} {number} ",
         area.start,
         area.end,
         flag(area.read, 'r'),
@@ -161,21 +158,16 @@ fn append_area(text: &mut Vec<u8>, area: &Area, root: &Inode) -> Result<()> {
         flag(area.execute, 'x'),
         if area.shared { 's' } else { 'p' },
         area.offset,
-        metadata.number,
     );
-    let name = match &area.file {
-        Some(file) => file.path(root)?,
-        None => Vec::from(area.label),
-    };
-    if !name.is_empty() {
+    if !area.name.is_empty() {
         // Linux pads to the column after 25 + 6 * 8 characters.
         while start.len() < 73 {
             start.push(' ');
         }
     }
-    text.try_reserve(start.len() + name.len() + 1).map_err(|_| Errno::ENOMEM)?;
+    text.try_reserve(start.len() + 4 * area.name.len() + 1).map_err(|_| Errno::ENOMEM)?;
     text.extend_from_slice(start.as_bytes());
-    for byte in name {
+    for &byte in &area.name {
         // A line break in a name would break the table.
         if byte == b'\n' { text.extend_from_slice(b"\\012") } else { text.push(byte) }
     }
@@ -366,13 +358,4 @@ fn limits(node: &Node) -> Result<Vec<u8>> {
             .map_err(|_| Errno::EIO)?;
     }
     Ok(text.into_bytes())
-}
-
-fn auxiliary_vector(node: &Node) -> Result<Vec<u8>> {
-    let pairs = of(node)?.auxiliary_vector();
-    Ok(pairs
-        .iter()
-        .flat_map(|(kind, value)| [kind.to_le_bytes(), value.to_le_bytes()])
-        .flatten()
-        .collect())
 }

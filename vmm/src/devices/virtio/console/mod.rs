@@ -362,6 +362,7 @@ fn finish(queues: &Queues<'_>, chain: &Chain, results: bool, result: i64, data: 
 impl Device for Console {
     const TYPE: u32 = VIRTIO_ID_CONSOLE;
     const QUEUE_SIZES: &'static [u16] = &[64; QUEUES as usize];
+    const SERVED_BY_VCPU: bool = true;
 
     fn features(&self) -> u64 {
         1 << F_SIZE | 1 << F_MULTIPORT | 1 << F_RESULT
