@@ -66,6 +66,11 @@ static STATE: SpinLock<State> = SpinLock::new(State::Unknown);
 static LINE: AtomicU32 = AtomicU32::new(NO_LINE);
 static WAITERS: WaitQueue = WaitQueue::new();
 
+/// Those who wait for input.
+pub fn waiters() -> &'static WaitQueue {
+    &WAITERS
+}
+
 /// Wakes those who wait, if the interrupt is the console's.
 pub fn interrupt(line: u32) {
     if LINE.load(Ordering::Relaxed) != line {

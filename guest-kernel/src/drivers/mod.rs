@@ -1,15 +1,20 @@
 //! Devices: what the command line announces, driven when it is first needed.
 
 pub mod console;
+mod machine;
 pub mod platform;
 mod virtio;
 
 use crate::boot;
 use crate::errno::Result;
+use crate::fs::facts::{MachineFacts, ProcessFacts};
 use crate::fs::services::Services;
 use crate::fs::{Timestamp, services};
 use crate::memory::{UserReader, UserWriter};
-use crate::{random, time};
+use crate::sched::WaitQueue;
+use crate::signal::{Information, number::SIGPIPE};
+use crate::{process, random, time};
+use alloc::sync::Arc;
 
 /// A virtio-mmio register window and its interrupt, as the command line has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +87,50 @@ impl Services for FileServices {
 
     fn console_readable(&self, port: u32) -> bool {
         console::is_readable(port)
+    }
+
+    fn console_write_kernel(&self, port: u32, bytes: &[u8]) -> Result<usize> {
+        for piece in bytes.chunks(crate::memory::PAGE_SIZE) {
+            console::write_kernel(port, piece)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn console_queue(&self, _port: u32) -> &WaitQueue {
+        console::waiters()
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        time::monotonic_ns()
+    }
+
+    fn broken_pipe(&self) {
+        // SI_USER, from the process itself, as on Linux.
+        let process = process::current();
+        let information = Information {
+            signal: SIGPIPE,
+            code: 0,
+            value: u64::try_from(process.pid).unwrap_or(0),
+        };
+        process.signals.lock().send(information);
+        crate::arch::Cpu::current().request_work();
+    }
+
+    fn process(&self, pid: u32) -> Option<Arc<dyn ProcessFacts>> {
+        let pid = match pid {
+            0 => process::current().pid,
+            pid => i32::try_from(pid).ok()?,
+        };
+        Some(process::find(pid)?)
+    }
+
+    fn next_process(&self, pid: u32) -> Option<u32> {
+        let pids = process::all().into_iter().filter_map(|pid| u32::try_from(pid).ok());
+        pids.into_iter().find(|&known| known >= pid)
+    }
+
+    fn machine(&self) -> MachineFacts {
+        machine::facts()
     }
 }
 

@@ -5,6 +5,7 @@ use super::services::services;
 use super::stream::{Events, Stream};
 use crate::errno::{Errno, Result};
 use crate::memory::{UserReader, UserWriter};
+use crate::sched::WaitQueue;
 use airlock_abi::console::{PORT_STDERR, PORT_STDIN, PORT_STDOUT};
 use alloc::vec::Vec;
 
@@ -49,6 +50,13 @@ impl Stream for Console {
         services().ok_or(Errno::EIO)?.console_write(self.port, data)
     }
 
+    fn write_kernel(&self, bytes: &[u8], _wait: bool) -> Result<usize> {
+        if self.is_input() {
+            return Err(Errno::EBADF);
+        }
+        services().ok_or(Errno::EIO)?.console_write_kernel(self.port, bytes)
+    }
+
     fn metadata(&self) -> Metadata {
         Metadata {
             device: devices::PIPE,
@@ -61,6 +69,14 @@ impl Stream for Console {
 
     fn name(&self) -> Vec<u8> {
         alloc::format!("pipe:[{}]", self.port).into_bytes()
+    }
+
+    fn queue(&self) -> Option<&WaitQueue> {
+        if self.is_input() {
+            services().map(|services| services.console_queue(self.port))
+        } else {
+            None
+        }
     }
 
     fn poll(&self) -> Events {

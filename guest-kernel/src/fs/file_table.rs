@@ -29,6 +29,11 @@ impl FileTable {
         Self { descriptors: Vec::new(), first_free: 0, limit: 1024 }
     }
 
+    /// `RLIMIT_NOFILE`.
+    pub const fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Sets `RLIMIT_NOFILE`.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.min(HIGHEST);

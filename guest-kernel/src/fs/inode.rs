@@ -2,11 +2,14 @@
 
 use super::erofs::{self, Run};
 use super::metadata::{Metadata, PERMISSIONS, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, devices};
+use super::open_file::FileRef;
 use super::root::FileSystem;
+use super::source::Source;
 use super::stream::StreamRef;
-use super::tmpfs::{Content, Listed, Node, list_image};
+use super::synthetic;
+use super::tmpfs::{Attributes, Content, Listed, Node, list_image};
 use crate::errno::{Errno, Result};
-use crate::memory::{Page, PhysAddr, UserReader, UserWriter};
+use crate::memory::{Page, PhysAddr, UserWriter};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -17,6 +20,8 @@ pub enum Inode {
     Image(&'static FileSystem, u64),
     /// A file that was made since.
     Memory(Arc<Node>),
+    /// A file of /dev, /proc or /sys.
+    Synthetic(synthetic::Node),
     /// A pipe, a console port: something that has no name in the tree.
     Stream(StreamRef),
 }
@@ -25,8 +30,10 @@ pub enum Inode {
 pub enum Target {
     /// To the file with this path.
     Path(Vec<u8>),
-    /// To this very file, whatever its path (`/proc/self/fd/3`).
+    /// To this very file, whatever its path (`/proc/self/cwd`).
     File(Inode),
+    /// To the file that is open there (`/proc/self/fd/3`).
+    Open(FileRef),
 }
 
 /// What an [`Inode`] is at the moment.
@@ -35,7 +42,9 @@ pub(super) enum State {
     Image(&'static FileSystem, erofs::Inode),
     /// In memory.
     Memory(Arc<Node>),
-    /// Neither.
+    /// Made up.
+    Synthetic(synthetic::Node),
+    /// Without a name.
     Stream(StreamRef),
 }
 
@@ -48,6 +57,7 @@ impl Inode {
                 None => Ok(State::Image(file_system, file_system.image().inode(*number)?)),
             },
             Self::Memory(node) => Ok(State::Memory(node.clone())),
+            Self::Synthetic(node) => Ok(State::Synthetic(*node)),
             Self::Stream(stream) => Ok(State::Stream(stream.clone())),
         }
     }
@@ -60,7 +70,24 @@ impl Inode {
         match self {
             Self::Image(file_system, number) => file_system.change(*number),
             Self::Memory(node) => Ok(node.clone()),
-            Self::Stream(_) => Err(Errno::EPERM),
+            Self::Synthetic(_) | Self::Stream(_) => Err(Errno::EPERM),
+        }
+    }
+
+    /// Why no name can be made in this directory, which is not stored: in /proc and /sys a name that
+    /// there is not cannot exist, and /dev is constant.
+    pub(super) fn refuses_new(&self) -> Errno {
+        match self {
+            Self::Synthetic(node) if !node.is_in_dev() => Errno::ENOENT,
+            _ => Errno::EROFS,
+        }
+    }
+
+    /// Why no name can be removed or changed in this directory, which is not stored.
+    pub(super) fn refuses_change(&self) -> Errno {
+        match self {
+            Self::Synthetic(node) if !node.is_in_dev() => Errno::EPERM,
+            _ => Errno::EROFS,
         }
     }
 
@@ -69,6 +96,7 @@ impl Inode {
         match self {
             Self::Image(_, number) => *number,
             Self::Memory(node) => node.number(),
+            Self::Synthetic(node) => node.number(),
             Self::Stream(stream) => stream.metadata().number,
         }
     }
@@ -80,6 +108,7 @@ impl Inode {
                 core::ptr::eq(*a, *b) && number == other
             }
             (Self::Memory(a), Self::Memory(b)) => Arc::ptr_eq(a, b),
+            (Self::Synthetic(a), Self::Synthetic(b)) => a.is(b),
             _ => false,
         }
     }
@@ -92,6 +121,7 @@ impl Inode {
         Ok(match self.state()? {
             State::Image(_, inode) => inode.mode(),
             State::Memory(node) => node.attributes().mode,
+            State::Synthetic(node) => node.mode(),
             State::Stream(stream) => stream.metadata().mode,
         })
     }
@@ -106,6 +136,7 @@ impl Inode {
                 Metadata { device: devices::ROOT, ..inode.metadata(file_system.image())? }
             }
             State::Memory(node) => node.metadata(),
+            State::Synthetic(node) => node.metadata(),
             State::Stream(stream) => stream.metadata(),
         })
     }
@@ -115,12 +146,19 @@ impl Inode {
     /// # Errors
     /// ENOTDIR, ENOENT, EUCLEAN.
     pub fn lookup(&self, name: &[u8]) -> Result<Self> {
+        if let Self::Image(file_system, number) = self
+            && *number == file_system.image().root()
+            && let Some(inode) = synthetic::mount_point(file_system, name)
+        {
+            return Ok(inode);
+        }
         match self.state()? {
             State::Image(file_system, inode) => {
                 let entry = inode.find(file_system.image(), name)?;
                 Ok(Self::Image(file_system, entry.number))
             }
             State::Memory(node) => node.directory()?.lock().lookup(node.file_system(), name),
+            State::Synthetic(node) => node.lookup(name),
             State::Stream(_) => Err(Errno::ENOTDIR),
         }
     }
@@ -145,6 +183,7 @@ impl Inode {
                 };
                 moved.map_or_else(in_image, Ok)
             }
+            State::Synthetic(node) => node.parent(),
             State::Stream(_) => Err(Errno::ENOTDIR),
         }
     }
@@ -160,7 +199,23 @@ impl Inode {
                 Content::Link(target) => copy(target).map(Target::Path),
                 _ => Err(Errno::EINVAL),
             },
+            State::Synthetic(node) => node.target(),
             State::Stream(_) => Err(Errno::EINVAL),
+        }
+    }
+
+    /// What `readlink(2)` shows of a symbolic link; paths are those below `root`.
+    ///
+    /// # Errors
+    /// As for [`Self::target`].
+    pub fn link_text(&self, root: &Self) -> Result<Vec<u8>> {
+        match self.target()? {
+            Target::Path(path) => Ok(path),
+            Target::File(file) => {
+                let path = super::path::path_of(root, &file)?;
+                Ok(path.unwrap_or_else(|| Vec::from(b"(deleted)")))
+            }
+            Target::Open(file) => file.path(root),
         }
     }
 
@@ -173,11 +228,47 @@ impl Inode {
         position: u64,
         each: &mut dyn FnMut(&Listed<'_>, u64) -> bool,
     ) -> Result<()> {
+        if self.is_root() {
+            return self.list_root(position, each);
+        }
+        self.list_own(position, each)
+    }
+
+    fn is_root(&self) -> bool {
+        matches!(self, Self::Image(file_system, number) if *number == file_system.image().root())
+    }
+
+    /// The root directory's list: the trees that lie over some of its names, then the other names.
+    fn list_root(
+        &self,
+        position: u64,
+        each: &mut dyn FnMut(&Listed<'_>, u64) -> bool,
+    ) -> Result<()> {
+        let mut going_on = true;
+        synthetic::list_mount_points(position, &mut |listed, next| {
+            going_on = each(listed, next);
+            going_on
+        });
+        if !going_on {
+            return Ok(());
+        }
+        let first = synthetic::MOUNT_COUNT;
+        self.list_own(position.saturating_sub(first), &mut |listed, next| {
+            synthetic::is_mount_point(listed.name) || each(listed, next + first)
+        })
+    }
+
+    fn list_own(
+        &self,
+        position: u64,
+        each: &mut dyn FnMut(&Listed<'_>, u64) -> bool,
+    ) -> Result<()> {
         match self.state()? {
             State::Image(file_system, inode) => {
                 list_image(file_system.image(), &inode, position, each)
             }
             State::Memory(node) => node.directory()?.lock().list(position, each),
+            State::Synthetic(node) => node.list(position, each),
             State::Stream(_) => Err(Errno::ENOTDIR),
         }
     }
@@ -193,7 +284,7 @@ impl Inode {
                 Content::File(file) => file.size(),
                 _ => node.metadata().size,
             },
-            State::Stream(_) => 0,
+            State::Synthetic(_) | State::Stream(_) => 0,
         })
     }
 
@@ -205,6 +296,7 @@ impl Inode {
         match self.state()? {
             State::Image(file_system, inode) => read_image(file_system, &inode, offset, buffer),
             State::Memory(node) => node.file()?.read(offset, buffer),
+            State::Synthetic(node) => read_text(&node.text()?, offset, buffer),
             State::Stream(_) => Err(Errno::EINVAL),
         }
     }
@@ -233,7 +325,7 @@ impl Inode {
                 Ok(done)
             }
             State::Memory(node) => node.file()?.read_bytes(offset, target),
-            State::Stream(_) => Err(Errno::EINVAL),
+            State::Synthetic(_) | State::Stream(_) => Err(Errno::EINVAL),
         }
     }
 
@@ -241,9 +333,12 @@ impl Inode {
     ///
     /// # Errors
     /// EISDIR, EINVAL if it has no content, EFAULT, ENOSPC, EFBIG.
-    pub fn write(&self, offset: u64, data: &mut UserReader) -> Result<usize> {
+    pub fn write(&self, offset: u64, data: &mut impl Source) -> Result<usize> {
         if data.remaining() == 0 {
             return check_regular(self.mode()?).map(|()| 0);
+        }
+        if let Self::Synthetic(_) = self {
+            return Err(Errno::EIO);
         }
         let node = self.node()?;
         let count = node.file()?.write(offset, data)?;
@@ -285,7 +380,7 @@ impl Inode {
             }
             State::Image(..) => self.node()?.file().map_err(|_| Errno::ENODEV)?.page(index, write),
             State::Memory(node) => node.file().map_err(|_| Errno::ENODEV)?.page(index, write),
-            State::Stream(_) => Err(Errno::ENODEV),
+            State::Synthetic(_) | State::Stream(_) => Err(Errno::ENODEV),
         }
     }
 
@@ -303,6 +398,31 @@ impl Inode {
     /// EPERM for what is not stored, ENOSPC.
     pub fn set_permissions(&self, mode: u32) -> Result<()> {
         self.node()?.set_permissions(mode & PERMISSIONS);
+        Ok(())
+    }
+
+    /// Changes owner, group or time stamps.
+    ///
+    /// # Errors
+    /// EPERM for what is not stored.
+    pub fn change_attributes(&self, change: impl FnOnce(&mut Attributes)) -> Result<()> {
+        self.node()?.change(change);
+        Ok(())
+    }
+
+    /// `fallocate(2)`: makes pages for a range, or removes them.
+    ///
+    /// # Errors
+    /// ENODEV if it has no content, ENOSPC, EFBIG.
+    pub fn allocate(&self, offset: u64, len: u64, keep_size: bool, punch: bool) -> Result<()> {
+        let node = self.node()?;
+        let file = node.file().map_err(|_| Errno::ENODEV)?;
+        if punch {
+            file.punch(offset, len)?
+        } else {
+            file.allocate(offset, len, keep_size)?
+        }
+        node.touch();
         Ok(())
     }
 
@@ -354,6 +474,12 @@ fn read_image(
         }
     }
     Ok(done)
+}
+
+/// Reads from text that was made for the purpose.
+pub(super) fn read_text(text: &[u8], offset: u64, buffer: &mut UserWriter) -> Result<usize> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
+    buffer.write_slice(&text[start..])
 }
 
 fn private_page(bytes: crate::memory::SharedBytes<'_>) -> Result<Page> {

@@ -10,17 +10,26 @@
 pub mod console;
 mod context;
 pub mod erofs;
+pub mod facts;
 mod file_table;
 mod inode;
+pub mod listing;
+pub mod locks;
 pub mod metadata;
+pub mod namespace;
 mod open;
 mod open_file;
 pub mod path;
 pub mod permission;
+pub mod pipe;
 pub mod root;
 pub mod services;
+pub mod source;
 pub mod stream;
+pub mod synthetic;
+pub mod terminal;
 pub mod tmpfs;
+pub mod tty;
 
 pub use context::Context;
 pub use file_table::FileTable;

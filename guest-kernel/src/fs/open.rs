@@ -2,16 +2,20 @@
 
 use super::context::Context;
 use super::inode::Inode;
-use super::metadata::{S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use super::metadata::{PERMISSIONS, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG};
+use super::namespace;
 use super::open_file::{FileRef, OpenFile};
 use super::path::{Found, Last, walk};
-use super::permission::{READ, Subject, WRITE};
+use super::permission::{EXECUTE, READ, Subject, WRITE};
+use super::pipe::{Access, End, Pipe};
+use super::stream::StreamRef;
+use super::tmpfs::New;
 use crate::errno::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_PATH, O_RDONLY, O_TRUNC,
-    O_WRONLY,
+    O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY,
+    O_TMPFILE, O_TRUNC, O_WRONLY,
 };
 
 /// Flags that say what `open` does and are not kept with the file.
@@ -41,6 +45,9 @@ pub fn open(
     let found = walk(&context.root, start, path, last, subject)?;
     if creates && found.slash {
         return Err(Errno::EISDIR);
+    }
+    if flags & O_TMPFILE == O_TMPFILE && flags & O_PATH == 0 {
+        return create_unnamed(context, found, flags & !O_TMPFILE, mode, subject);
     }
     let Some(inode) = &found.inode else {
         if !creates {
@@ -89,23 +96,99 @@ fn wanted(flags: u32) -> u32 {
 }
 
 fn create(
-    _context: &Context,
-    _found: Found,
-    _flags: u32,
-    _mode: u32,
-    _subject: &Subject<'_>,
+    context: &Context,
+    found: Found,
+    flags: u32,
+    mode: u32,
+    subject: &Subject<'_>,
 ) -> Result<FileRef> {
-    Err(Errno::EROFS)
+    let new = New {
+        mode: S_IFREG | (mode & PERMISSIONS & !context.umask),
+        user: subject.user,
+        group: subject.group,
+        special: 0,
+        target: &[],
+    };
+    let inode = match namespace::create(&found, new, subject) {
+        // Someone else was quicker, and without O_EXCL that is as good.
+        Err(Errno::EEXIST) if flags & O_EXCL == 0 => {
+            let inode = found.parent.lookup(found.name.bytes())?;
+            subject.check(&inode, wanted(flags))?;
+            inode
+        }
+        result => result?,
+    };
+    finish(inode, found, flags & !TRANSIENT)
 }
 
-fn finish(inode: Inode, found: Found, flags: u32) -> Result<FileRef> {
-    let stream = match inode.mode()? & S_IFMT {
-        _ if flags & O_PATH != 0 => None,
-        S_IFREG | S_IFDIR => None,
-        S_IFCHR => return Err(Errno::ENXIO),
-        _ => return Err(Errno::ENXIO),
+/// `O_TMPFILE`: a file without a name in this directory's file system.
+fn create_unnamed(
+    context: &Context,
+    found: Found,
+    flags: u32,
+    mode: u32,
+    subject: &Subject<'_>,
+) -> Result<FileRef> {
+    if flags & O_ACCMODE == O_RDONLY {
+        return Err(Errno::EINVAL);
+    }
+    let directory = found.inode.clone().ok_or(Errno::ENOENT)?;
+    if !directory.is_directory()? {
+        return Err(Errno::ENOTDIR);
+    }
+    subject.check(&directory, WRITE | EXECUTE)?;
+    let new = New {
+        mode: S_IFREG | (mode & PERMISSIONS & !context.umask),
+        user: subject.user,
+        group: subject.group,
+        special: 0,
+        target: &[],
     };
+    let inode = namespace::create_unnamed(&directory, &new)?;
+    finish(inode, found, flags & !TRANSIENT)
+}
+
+/// Connects the inode with what reads and writes go to.
+fn finish(inode: Inode, found: Found, flags: u32) -> Result<FileRef> {
+    let stream = if flags & O_PATH != 0 { None } else { stream_of(&inode, flags)? };
+    if let Inode::Stream(named) = &inode {
+        let stream = stream.unwrap_or_else(|| named.clone());
+        return Ok(Arc::new(OpenFile::stream(stream, inode, flags)));
+    }
     Ok(Arc::new(OpenFile::new(inode, found.parent, found.name, stream, flags)))
+}
+
+fn stream_of(inode: &Inode, flags: u32) -> Result<Option<StreamRef>> {
+    match inode {
+        Inode::Synthetic(node) => {
+            let Some(device) = node.device() else { return Ok(None) };
+            match device.open_error() {
+                Some(error) => Err(error),
+                None => Ok(Some(StreamRef::Static(device))),
+            }
+        }
+        Inode::Stream(stream) => match stream.as_pipe() {
+            // Through /proc/self/fd: another end of the same pipe.
+            Some(pipe) => open_pipe(pipe.clone(), flags).map(Some),
+            None => Ok(Some(stream.clone())),
+        },
+        Inode::Image(..) | Inode::Memory(_) => match inode.mode()? & S_IFMT {
+            S_IFREG | S_IFDIR => Ok(None),
+            S_IFIFO => {
+                let pipe = inode.node()?.pipe().ok_or(Errno::ENXIO)?;
+                open_pipe(pipe, flags).map(Some)
+            }
+            // Devices are in /dev; a node elsewhere has no driver behind it.
+            _ => Err(Errno::ENXIO),
+        },
+    }
+}
+
+fn open_pipe(pipe: Arc<Pipe>, flags: u32) -> Result<StreamRef> {
+    let mode = flags & O_ACCMODE;
+    let access = Access { read: mode != O_WRONLY, write: mode != O_RDONLY };
+    let end = End::open_fifo(pipe, access, flags & O_NONBLOCK == 0)?;
+    Ok(StreamRef::Shared(end))
 }
 
 /// Opens the three standard files of the first process, connected to the console's ports.
@@ -114,7 +197,6 @@ fn finish(inode: Inode, found: Found, flags: u32) -> Result<FileRef> {
 /// ENOMEM.
 pub fn standard_files() -> [FileRef; 3] {
     use super::console::{STDERR, STDIN, STDOUT};
-    use super::stream::StreamRef;
     let open = |stream: &'static super::console::Console, flags| {
         let stream = StreamRef::Static(stream);
         let inode = Inode::Stream(stream.clone());

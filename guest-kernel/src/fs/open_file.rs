@@ -1,15 +1,17 @@
 //! Open file descriptions: what `open(2)` makes and `dup(2)` shares.
 
-use super::inode::Inode;
+use super::inode::{Inode, read_text};
 use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG};
 use super::path::{Name, path_of};
+use super::services::services;
 use super::stream::{Events, Seek, StreamRef};
 use super::tmpfs::Content;
 use crate::errno::{Errno, Result};
-use crate::memory::{Page, PageSource, PhysAddr, UserReader, UserWriter};
+use crate::memory::{Page, PageSource, PhysAddr, SharedBytes, UserReader, UserWriter};
+use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::general::{
     O_ACCMODE, O_APPEND, O_DIRECT, O_NOATIME, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY,
 };
@@ -19,21 +21,29 @@ const SETTABLE: u32 = O_APPEND | O_NONBLOCK | O_NOATIME | O_DIRECT;
 /// Offsets are signed.
 const MAX_OFFSET: u64 = i64::MAX.cast_unsigned();
 
-/// Where an open file's name was when it was opened.
-struct Place {
-    parent: Inode,
-    name: Name,
+/// What an open file is called.
+enum Place {
+    /// This name in this directory, when it was opened.
+    Tree(Inode, Name),
+    /// Something that looks like a path and is none (`memfd_create(2)`).
+    Label(Vec<u8>),
+    /// What its stream says.
+    Stream,
 }
 
 /// An open file description.
 pub struct OpenFile {
     inode: Inode,
-    place: Option<Place>,
+    place: Place,
     /// Where reads and writes go, if not to the inode's content.
     stream: Option<StreamRef>,
     /// Access mode and file status flags.
     flags: AtomicU32,
     offset: AtomicU64,
+    /// Text that was made when it was read from the start: later reads go on in the same text.
+    text: SpinLock<Option<Arc<[u8]>>>,
+    /// Whether it may hold a lock, which goes with it.
+    locked: AtomicBool,
 }
 
 /// The point that an offset is relative to (`lseek(2)`).
@@ -62,10 +72,12 @@ impl OpenFile {
     ) -> Self {
         Self {
             inode,
-            place: Some(Place { parent, name }),
+            place: Place::Tree(parent, name),
             stream,
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
+            text: SpinLock::new(None),
+            locked: AtomicBool::new(false),
         }
     }
 
@@ -73,10 +85,33 @@ impl OpenFile {
     pub const fn stream(stream: StreamRef, inode: Inode, flags: u32) -> Self {
         Self {
             inode,
-            place: None,
+            place: Place::Stream,
             stream: Some(stream),
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
+            text: SpinLock::new(None),
+            locked: AtomicBool::new(false),
+        }
+    }
+
+    /// Opens a file that has no name, only a label to show.
+    pub const fn unnamed(inode: Inode, label: Vec<u8>, flags: u32) -> Self {
+        Self {
+            inode,
+            place: Place::Label(label),
+            stream: None,
+            flags: AtomicU32::new(flags),
+            offset: AtomicU64::new(0),
+            text: SpinLock::new(None),
+            locked: AtomicBool::new(false),
+        }
+    }
+
+    /// The directory and the name that it was opened by.
+    pub fn place(&self) -> Option<(Inode, Name)> {
+        match &self.place {
+            Place::Tree(parent, name) => Some((parent.clone(), name.clone())),
+            Place::Label(_) | Place::Stream => None,
         }
     }
 
@@ -134,7 +169,7 @@ impl OpenFile {
             return stream.read(buffer, self.waits());
         }
         let offset = self.offset.load(Ordering::Relaxed);
-        let count = self.inode.read(offset, buffer)?;
+        let count = self.read_content(offset, buffer)?;
         self.offset.store(offset + count as u64, Ordering::Relaxed);
         Ok(count)
     }
@@ -150,8 +185,22 @@ impl OpenFile {
         match &self.stream {
             Some(stream) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
             Some(stream) => stream.read(buffer, self.waits()),
-            None => self.inode.read(offset, buffer),
+            None => self.read_content(offset, buffer),
         }
+    }
+
+    fn read_content(&self, offset: u64, buffer: &mut UserWriter) -> Result<usize> {
+        let Inode::Synthetic(node) = &self.inode else { return self.inode.read(offset, buffer) };
+        let kept = self.text.lock().clone().filter(|_| offset > 0);
+        let text = match kept {
+            Some(text) => text,
+            None => {
+                let text: Arc<[u8]> = node.text()?.into();
+                *self.text.lock() = Some(text.clone());
+                text
+            }
+        };
+        read_text(&text, offset, buffer)
     }
 
     /// `write(2)`.
@@ -163,7 +212,7 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if let Some(stream) = &self.stream {
-            return stream.write(data, self.waits());
+            return told(stream.write(data, self.waits()));
         }
         let offset = if self.flags() & O_APPEND == 0 {
             self.offset.load(Ordering::Relaxed)
@@ -202,6 +251,75 @@ impl OpenFile {
         } else {
             self.inode.read_bytes(offset, target)
         }
+    }
+
+    /// Reads into the kernel's memory, at an offset or at the file's own (`sendfile(2)`).
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn read_kernel(&self, offset: Option<u64>, target: &mut [u8]) -> Result<usize> {
+        if self.stream.is_some() {
+            return Err(Errno::EINVAL);
+        }
+        let position = offset.unwrap_or_else(|| self.offset());
+        let count = match &self.inode {
+            Inode::Synthetic(node) => {
+                let text = node.text()?;
+                let start = usize::try_from(position).unwrap_or(usize::MAX).min(text.len());
+                SharedBytes::from_slice(&text[start..]).copy_to(target)
+            }
+            inode => inode.read_bytes(position, target)?,
+        };
+        if offset.is_none() {
+            self.set_offset(position + count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Writes from the kernel's memory, at an offset or at the file's own.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn write_kernel(&self, offset: Option<u64>, bytes: &[u8]) -> Result<usize> {
+        if !self.is_writable() {
+            return Err(Errno::EBADF);
+        }
+        if let Some(stream) = &self.stream {
+            return match offset {
+                Some(_) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+                _ => told(stream.write_kernel(bytes, self.waits())),
+            };
+        }
+        let position = offset.unwrap_or_else(|| self.offset());
+        let count = self.inode.write(position, &mut &*bytes)?;
+        if offset.is_none() {
+            self.set_offset(position + count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Writes at the end of the file; moves the file's offset there if `moves`.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn append(&self, data: &mut UserReader, moves: bool) -> Result<usize> {
+        if self.stream.is_some() {
+            return self.write(data);
+        }
+        if !self.is_writable() {
+            return Err(Errno::EBADF);
+        }
+        let end = self.inode.size()?;
+        let count = self.inode.write(end, data)?;
+        if moves {
+            self.set_offset(end + count as u64);
+        }
+        Ok(count)
+    }
+
+    /// Notes that a lock is held through this description.
+    pub(super) fn set_locked(&self) {
+        self.locked.store(true, Ordering::Relaxed);
     }
 
     /// `lseek(2)`.
@@ -243,7 +361,7 @@ impl OpenFile {
         let stored = match &self.inode {
             Inode::Image(file_system, number) => file_system.changed(*number),
             Inode::Memory(node) => Some(node.clone()),
-            Inode::Stream(_) => None,
+            Inode::Synthetic(_) | Inode::Stream(_) => None,
         };
         let target = match stored.as_ref().map(|node| node.content()) {
             Some(Content::File(file)) => file.seek_data(offset, hole)?,
@@ -303,8 +421,12 @@ impl OpenFile {
     /// # Errors
     /// ENAMETOOLONG, ENOMEM, EUCLEAN.
     pub fn path(&self, root: &Inode) -> Result<Vec<u8>> {
-        let Some(Place { parent, name }) = &self.place else {
-            return Ok(self.stream.as_ref().map(|stream| stream.name()).unwrap_or_default());
+        let (parent, name) = match &self.place {
+            Place::Tree(parent, name) => (parent, name),
+            Place::Label(label) => return Ok(label.clone()),
+            Place::Stream => {
+                return Ok(self.stream.as_ref().map(|stream| stream.name()).unwrap_or_default());
+            }
         };
         if self.is_directory()? {
             // Directories know where they are now.
@@ -324,6 +446,24 @@ impl OpenFile {
             path.extend_from_slice(b" (deleted)");
         }
         Ok(path)
+    }
+}
+
+/// Whoever writes to something that nobody reads gets a signal.
+fn told(result: Result<usize>) -> Result<usize> {
+    if result == Err(Errno::EPIPE)
+        && let Some(services) = services()
+    {
+        services.broken_pipe();
+    }
+    result
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        if *self.locked.get_mut() {
+            super::locks::release(self);
+        }
     }
 }
 

@@ -141,18 +141,26 @@ pub fn walk(
                     }
                     path = replace_front(target, &path[end..])?;
                     at = 0;
-                    continue;
+                }
+                Target::Open(file) if is_last => {
+                    let inode = file.inode().clone();
+                    let (parent, name) = file.place().unwrap_or((inode.clone(), Name::default()));
+                    return Ok(Found {
+                        parent,
+                        name,
+                        inode: Some(inode),
+                        slash: must_be_directory,
+                    });
                 }
                 Target::File(inode) if is_last => {
                     let name = Name { path, start: end, end };
                     let slash = must_be_directory;
                     return Ok(Found { parent: inode.clone(), name, inode: Some(inode), slash });
                 }
-                Target::File(inode) => {
-                    current = inode;
-                    continue;
-                }
+                Target::File(inode) => current = inode,
+                Target::Open(file) => current = file.inode().clone(),
             }
+            continue;
         }
         if is_last {
             let name = Name { path, start: begin, end };
@@ -212,6 +220,11 @@ pub fn path_of(root: &Inode, directory: &Inode) -> Result<Option<Vec<u8>>> {
 
 /// The name that a directory gives to a file.
 fn name_in(parent: &Inode, child: &Inode) -> Result<Option<Vec<u8>>> {
+    if let Inode::Synthetic(node) = child
+        && let Some(name) = node.mount_name()
+    {
+        return Ok(Some(Vec::from(name)));
+    }
     let number = child.number();
     let mut found = None;
     parent.list(0, &mut |listed, _| {

@@ -7,7 +7,8 @@
 
 use super::erofs::Image;
 use super::inode::Inode;
-use super::tmpfs::Node;
+use super::metadata::{S_IFDIR, S_ISVTX};
+use super::tmpfs::{New, Node};
 use crate::errno::{Errno, Result};
 use crate::memory::{PAGE, PhysAddr, SharedBytes, frame};
 use crate::sync::SpinLock;
@@ -33,6 +34,11 @@ impl Usage {
             Ok(_) => Ok(()),
             Err(_) => Err(Errno::ENOSPC),
         }
+    }
+
+    /// Takes a share, even beyond the limit.
+    pub fn charge_anyway(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Gives a share back.
@@ -68,6 +74,8 @@ pub struct FileSystem {
     pub(super) tree: SpinLock<()>,
     /// Memory that files take.
     pub usage: Usage,
+    /// /dev/shm, once someone asked for it.
+    shared_memory: SpinLock<Option<Inode>>,
 }
 
 impl FileSystem {
@@ -97,8 +105,30 @@ impl FileSystem {
             next_number: AtomicU64::new(image.first_free_number()),
             tree: SpinLock::new(()),
             usage: Usage { bytes: AtomicU64::new(0), limit },
+            shared_memory: SpinLock::new(None),
         }));
         Ok(Inode::Image(file_system, image.root()))
+    }
+
+    /// The root directory.
+    pub const fn root(&'static self) -> Inode {
+        Inode::Image(self, self.image.root())
+    }
+
+    /// The directory of ordinary files that is /dev/shm; made at its first use.
+    ///
+    /// # Errors
+    /// ENOSPC.
+    pub(super) fn shared_memory(&'static self, parent: Inode) -> Result<Inode> {
+        let mut directory = self.shared_memory.lock();
+        if let Some(directory) = &*directory {
+            return Ok(directory.clone());
+        }
+        let new =
+            New { mode: S_IFDIR | S_ISVTX | 0o777, user: 0, group: 0, special: 0, target: &[] };
+        let node = Node::new(self, &new, &parent)?;
+        node.change(|attributes| attributes.links = 2);
+        Ok(directory.insert(Inode::Memory(node)).clone())
     }
 
     /// The image below.
@@ -119,7 +149,7 @@ impl FileSystem {
     /// The same, after making it if there is none.
     ///
     /// # Errors
-    /// ENOSPC, ENOMEM, EUCLEAN.
+    /// ENOMEM, EUCLEAN.
     pub fn change(&'static self, number: u64) -> Result<Arc<Node>> {
         let mut changed = self.changed.lock();
         if let Some(node) = changed.get(&number) {

@@ -3,15 +3,21 @@
 //! The layers above and beside this one give it as a [`Services`], once, so that everything here
 //! can be tested without them.
 
+use super::facts::{MachineFacts, ProcessFacts};
 use super::metadata::Timestamp;
 use crate::errno::Result;
 use crate::memory::{UserReader, UserWriter};
+use crate::sched::WaitQueue;
 use crate::sync::SpinLock;
+use alloc::sync::Arc;
 
 /// The rest of the kernel, seen from a file.
 pub trait Services: Sync {
     /// The time of day, for time stamps.
     fn now(&self) -> Timestamp;
+
+    /// Nanoseconds of `CLOCK_MONOTONIC`, for timeouts.
+    fn monotonic_ns(&self) -> u64;
 
     /// Fills a buffer with random bytes that nobody can foresee.
     fn random(&self, bytes: &mut [u8]);
@@ -22,6 +28,12 @@ pub trait Services: Sync {
     /// What the host's `write` says, EFAULT, EINTR.
     fn console_write(&self, port: u32, data: &mut UserReader) -> Result<usize>;
 
+    /// Writes all of the kernel's own bytes to a console port, waiting for the host to take them.
+    ///
+    /// # Errors
+    /// What the host's `write` says.
+    fn console_write_kernel(&self, port: u32, bytes: &[u8]) -> Result<usize>;
+
     /// Reads from a console port, waiting until there is anything; 0 at the end of the input.
     ///
     /// # Errors
@@ -30,6 +42,21 @@ pub trait Services: Sync {
 
     /// Whether [`Self::console_read`] would return at once.
     fn console_readable(&self, port: u32) -> bool;
+
+    /// Whom to wait with for [`Self::console_readable`] to change.
+    fn console_queue(&self, port: u32) -> &WaitQueue;
+
+    /// The program wrote to something that nobody reads: it gets SIGPIPE.
+    fn broken_pipe(&self);
+
+    /// A process by its ID; 0 is the one that asks.
+    fn process(&self, pid: u32) -> Option<Arc<dyn ProcessFacts>>;
+
+    /// The lowest process ID from `pid` on.
+    fn next_process(&self, pid: u32) -> Option<u32>;
+
+    /// What /proc tells of the machine.
+    fn machine(&self) -> MachineFacts;
 }
 
 static SERVICES: SpinLock<Option<&'static dyn Services>> = SpinLock::new(None);

@@ -1,8 +1,10 @@
 //! Files that are not stored anywhere: pipes, terminals, devices.
 
 use super::metadata::Metadata;
+use super::pipe::Pipe;
 use crate::errno::{Errno, Result};
 use crate::memory::{UserReader, UserWriter};
+use crate::sched::WaitQueue;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -61,6 +63,14 @@ pub trait Stream: Send + Sync {
         Err(Errno::EINVAL)
     }
 
+    /// The same from the kernel's memory.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    fn write_kernel(&self, _bytes: &[u8], _wait: bool) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
     /// What `fstat(2)` tells, for a stream that has no name in the tree.
     fn metadata(&self) -> Metadata {
         Metadata::default()
@@ -74,6 +84,21 @@ pub trait Stream: Send + Sync {
     /// What a call would find now.
     fn poll(&self) -> Events {
         Events::IN.with(Events::OUT)
+    }
+
+    /// Whom `poll(2)` waits with for [`Self::poll`] to change.
+    fn queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+
+    /// Why it cannot be opened now, if so.
+    fn open_error(&self) -> Option<Errno> {
+        None
+    }
+
+    /// The pipe, if it is an end of one.
+    fn as_pipe(&self) -> Option<&Arc<Pipe>> {
+        None
     }
 
     /// What `lseek(2)` does.
@@ -94,7 +119,7 @@ pub trait Stream: Send + Sync {
 #[derive(Clone)]
 pub enum StreamRef {
     /// One that always exists.
-    Static(&'static dyn Stream),
+    Static(&'static (dyn Stream + 'static)),
     /// One that ends with its last user.
     Shared(Arc<dyn Stream>),
 }

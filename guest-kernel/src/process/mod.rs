@@ -1,6 +1,7 @@
 //! Processes: the table, and what the running one owns.
 
 mod credentials;
+mod facts;
 mod limits;
 
 pub use credentials::Credentials;

@@ -3,14 +3,23 @@
 //!
 //! A handler is a plain function over typed arguments. Pointers arrive as [`UserPtr`]: allegations.
 
+mod attributes;
+mod caller;
 #[cfg(target_os = "none")]
 mod deliver;
+mod descriptor;
+mod directory;
 pub mod handlers;
 mod identity;
 mod memory;
+mod open;
+mod pipe;
+mod poll;
 mod process;
+mod read_write;
 #[cfg(target_os = "none")]
 mod signal;
+mod status;
 mod system;
 mod time;
 #[cfg(any(test, target_os = "none"))]

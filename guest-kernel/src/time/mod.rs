@@ -27,6 +27,13 @@ pub const USER_HZ: u64 = 100;
 /// The page `[vvar]` of every process, and the kernel's own account of time.
 pub static VVAR: vvar::Vvar = vvar::Vvar::new();
 
+static FREQUENCY: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+/// Ticks of the TSC per millisecond.
+pub fn frequency_khz() -> u64 {
+    FREQUENCY.load(core::sync::atomic::Ordering::Relaxed)
+}
+
 /// Nanoseconds since boot: `CLOCK_MONOTONIC`. 0 until [`VVAR`] was started.
 pub fn monotonic_ns() -> u64 {
     VVAR.monotonic(tsc::read())
@@ -50,6 +57,7 @@ pub fn set_realtime_ns(ns: u64) -> Result<()> {
 /// Starts the clocks: the TSC ticks at `khz`, and at the reading `tsc` the time of day was
 /// `realtime_ns`.
 pub fn start(khz: u64, tsc: u64, realtime_ns: u64) {
+    FREQUENCY.store(khz, core::sync::atomic::Ordering::Relaxed);
     if let Some(scale) = tsc::Scale::from_khz(khz) {
         VVAR.start(scale, tsc, realtime_ns, true);
     }

@@ -6,13 +6,15 @@
 use crate::errno::{Errno, Result};
 use crate::fs::erofs::{self, Image};
 use crate::fs::inode::Inode;
-use crate::fs::root::FileSystem;
+use crate::fs::root::{FileSystem, Usage};
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::ops::Bound;
 
 /// Positions from here on are of names in memory; those below are the image's.
 const FIRST_POSITION: u64 = 1 << 60;
+/// What a name takes of the file system's limit.
+const NAME_SIZE: u64 = 256;
 
 enum Entry {
     /// A file, and where `getdents64` finds the name.
@@ -29,6 +31,7 @@ pub struct Directory {
     order: BTreeMap<u64, Arc<[u8]>>,
     next: u64,
     lower: Option<(Image, erofs::Inode)>,
+    usage: &'static Usage,
     /// The directory above; `None` where the image says it.
     pub parent: Option<Inode>,
     /// Set by rmdir: nothing can be made in it any more.
@@ -47,21 +50,26 @@ pub struct Listed<'a> {
 
 impl Directory {
     /// An empty directory.
-    pub const fn new(parent: Inode) -> Self {
-        Self::with(None, Some(parent))
+    pub const fn new(usage: &'static Usage, parent: Inode) -> Self {
+        Self::with(usage, None, Some(parent))
     }
 
     /// A directory with the names of one of the image.
-    pub const fn over(image: Image, inode: erofs::Inode) -> Self {
-        Self::with(Some((image, inode)), None)
+    pub const fn over(usage: &'static Usage, image: Image, inode: erofs::Inode) -> Self {
+        Self::with(usage, Some((image, inode)), None)
     }
 
-    const fn with(lower: Option<(Image, erofs::Inode)>, parent: Option<Inode>) -> Self {
+    const fn with(
+        usage: &'static Usage,
+        lower: Option<(Image, erofs::Inode)>,
+        parent: Option<Inode>,
+    ) -> Self {
         Self {
             names: BTreeMap::new(),
             order: BTreeMap::new(),
             next: FIRST_POSITION,
             lower,
+            usage,
             parent,
             removed: false,
         }
@@ -87,9 +95,10 @@ impl Directory {
     /// Gives a name that does not exist to a file.
     ///
     /// # Errors
-    /// ENOMEM.
+    /// ENOSPC, ENAMETOOLONG.
     pub fn insert(&mut self, name: &[u8], inode: Inode) -> Result<()> {
         let name = shared_name(name)?;
+        self.usage.charge(NAME_SIZE)?;
         let position = self.next;
         self.next += 1;
         self.order.insert(position, name.clone());
@@ -100,7 +109,7 @@ impl Directory {
     /// Lets an existing name stand for another file.
     ///
     /// # Errors
-    /// ENOMEM.
+    /// ENOSPC, ENAMETOOLONG.
     pub fn replace(&mut self, name: &[u8], inode: Inode) -> Result<()> {
         if let Some(Entry::File(old, _)) = self.names.get_mut(name) {
             *old = inode;
@@ -112,7 +121,7 @@ impl Directory {
     /// Removes a name that exists.
     ///
     /// # Errors
-    /// ENOMEM.
+    /// ENAMETOOLONG.
     pub fn remove(&mut self, name: &[u8]) -> Result<()> {
         let in_image = self.lookup_lower(name).is_ok();
         if in_image && !self.names.contains_key(name) {
@@ -126,12 +135,13 @@ impl Directory {
         };
         if let Some(Entry::File(_, position)) = removed {
             self.order.remove(&position);
+            self.usage.release(NAME_SIZE);
         }
         Ok(())
     }
 
     /// How many names there are in memory.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.order.len()
     }
 
@@ -184,6 +194,12 @@ impl Directory {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        self.usage.release(self.order.len() as u64 * NAME_SIZE);
     }
 }
 

@@ -10,9 +10,8 @@ use super::pages::Pages;
 use crate::errno::{Errno, Result};
 use crate::fs::erofs::{self, Image, Location};
 use crate::fs::root::Usage;
-use crate::memory::{
-    Content, Frame, PAGE, PAGE_SIZE, Page, SharedBytes, UserReader, UserWriter, usize_from,
-};
+use crate::fs::source::Source;
+use crate::memory::{Content, Frame, PAGE, PAGE_SIZE, Page, SharedBytes, UserWriter, usize_from};
 use crate::sync::SpinLock;
 
 /// No file is longer, as offsets are signed.
@@ -189,7 +188,7 @@ impl File {
     ///
     /// # Errors
     /// EFAULT, ENOSPC, EFBIG if nothing could be written.
-    pub fn write(&self, offset: u64, data: &mut UserReader) -> Result<usize> {
+    pub fn write(&self, offset: u64, data: &mut impl Source) -> Result<usize> {
         if data.remaining() > 0 && offset >= MAX_SIZE {
             return Err(Errno::EFBIG);
         }
@@ -207,7 +206,7 @@ impl File {
     }
 
     /// Writes up to the end of the page that `position` is in.
-    fn write_page(&self, position: u64, data: &mut UserReader) -> Result<usize> {
+    fn write_page(&self, position: u64, data: &mut impl Source) -> Result<usize> {
         let index = position / PAGE;
         let inside = usize_from(position % PAGE);
         let want = data.remaining().min(PAGE_SIZE - inside);
@@ -238,7 +237,7 @@ impl File {
         &self,
         index: u64,
         below: Option<SharedBytes<'static>>,
-        data: &mut UserReader,
+        data: &mut impl Source,
     ) -> Result<usize> {
         self.usage.charge(PAGE)?;
         let copied = Frame::allocate(Content::Overwritten)

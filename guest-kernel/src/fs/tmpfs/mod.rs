@@ -13,11 +13,12 @@ use super::metadata::{
     Metadata, PERMISSIONS, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, Timestamp, devices,
     entry_type,
 };
+use super::pipe::Pipe;
 use super::root::FileSystem;
 use super::services::now;
 use crate::errno::{Errno, Result};
 use crate::sync::SpinLock;
-use alloc::sync::Arc;
+use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
 
 /// What a file takes of the file system's limit besides its pages.
@@ -39,8 +40,8 @@ pub enum Content {
     Directory(SpinLock<Directory>),
     /// A path.
     Link(Vec<u8>),
-    /// A FIFO.
-    Fifo,
+    /// A FIFO, and its pipe while someone has it open.
+    Fifo(SpinLock<Weak<Pipe>>),
     /// A device or a socket: its number.
     Special(u64),
 }
@@ -93,14 +94,17 @@ impl Node {
     ) -> Result<Arc<Self>> {
         let content = match new.mode & S_IFMT {
             S_IFREG => Content::File(File::new(&file_system.usage)),
-            S_IFDIR => Content::Directory(SpinLock::new(Directory::new(parent.clone()))),
+            S_IFDIR => Content::Directory(SpinLock::new(Directory::new(
+                &file_system.usage,
+                parent.clone(),
+            ))),
             S_IFLNK => {
                 let mut target = Vec::new();
                 target.try_reserve_exact(new.target.len()).map_err(|_| Errno::ENOMEM)?;
                 target.extend_from_slice(new.target);
                 Content::Link(target)
             }
-            S_IFIFO => Content::Fifo,
+            S_IFIFO => Content::Fifo(SpinLock::new(Weak::new())),
             _ => Content::Special(new.special),
         };
         let time = now();
@@ -114,21 +118,24 @@ impl Node {
             changed: time,
             born: time,
         };
-        Self::with(file_system, file_system.new_number(), attributes, content)
+        file_system.usage.charge(NODE_SIZE)?;
+        Ok(Self::with(file_system, file_system.new_number(), attributes, content))
     }
 
     /// A changeable copy of one of the image's files, which shares its pages and names.
     ///
     /// # Errors
-    /// ENOSPC, ENOMEM, EUCLEAN.
+    /// ENOMEM, EUCLEAN.
     pub fn over(file_system: &'static FileSystem, image: Image, number: u64) -> Result<Arc<Self>> {
         let inode = image.inode(number)?;
         let metadata = inode.metadata(&image)?;
         let content = match metadata.file_type() {
             S_IFREG => Content::File(File::over(&file_system.usage, image, inode)),
-            S_IFDIR => Content::Directory(SpinLock::new(Directory::over(image, inode))),
+            S_IFDIR => {
+                Content::Directory(SpinLock::new(Directory::over(&file_system.usage, image, inode)))
+            }
             S_IFLNK => Content::Link(inode.target(&image)?),
-            S_IFIFO => Content::Fifo,
+            S_IFIFO => Content::Fifo(SpinLock::new(Weak::new())),
             _ => Content::Special(metadata.special),
         };
         let attributes = Attributes {
@@ -141,7 +148,9 @@ impl Node {
             changed: metadata.changed,
             born: metadata.born,
         };
-        Self::with(file_system, number, attributes, content)
+        // Without a limit: there are only so many files in the image, and removing one must not fail.
+        file_system.usage.charge_anyway(NODE_SIZE);
+        Ok(Self::with(file_system, number, attributes, content))
     }
 
     fn with(
@@ -149,9 +158,8 @@ impl Node {
         number: u64,
         attributes: Attributes,
         content: Content,
-    ) -> Result<Arc<Self>> {
-        file_system.usage.charge(NODE_SIZE)?;
-        Ok(Arc::new(Self { file_system, number, attributes: SpinLock::new(attributes), content }))
+    ) -> Arc<Self> {
+        Arc::new(Self { file_system, number, attributes: SpinLock::new(attributes), content })
     }
 
     /// The inode number.
@@ -192,6 +200,17 @@ impl Node {
         }
     }
 
+    /// The pipe of a FIFO, made if nobody has it open.
+    pub fn pipe(&self) -> Option<Arc<Pipe>> {
+        let Content::Fifo(pipe) = &self.content else { return None };
+        let mut pipe = pipe.lock();
+        Some(pipe.upgrade().unwrap_or_else(|| {
+            let new = Pipe::new();
+            *pipe = Arc::downgrade(&new);
+            new
+        }))
+    }
+
     /// A copy of the attributes.
     pub fn attributes(&self) -> Attributes {
         *self.attributes.lock()
@@ -219,9 +238,9 @@ impl Node {
         let (size, blocks, special) = match &self.content {
             Content::File(file) => (file.size(), file.page_count() * 8, 0),
             // Linux's tmpfs counts 20 bytes for each name.
-            Content::Directory(directory) => ((directory.lock().len() as u64 + 2) * 20, 0, 0),
+            Content::Directory(directory) => ((directory.lock().count() as u64 + 2) * 20, 0, 0),
             Content::Link(target) => (target.len() as u64, 0, 0),
-            Content::Fifo => (0, 0, 0),
+            Content::Fifo(_) => (0, 0, 0),
             Content::Special(special) => (0, 0, *special),
         };
         Metadata {

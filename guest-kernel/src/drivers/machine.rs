@@ -1,0 +1,53 @@
+//! What /proc shows of the machine.
+
+use crate::arch::cpu::cpuid;
+use crate::fs::facts::MachineFacts;
+use crate::memory::frame;
+use crate::{boot, process, sched, time};
+use alloc::vec::Vec;
+
+/// System name, node name, release, version and machine, as `uname(2)` has them. The release is that
+/// of the Linux whose system calls are listed.
+pub const NAMES: [&str; 5] = ["Linux", "airlock", "6.18.0", "#1 SMP Airlock", "x86_64"];
+
+/// Looks at everything.
+pub fn facts() -> MachineFacts {
+    let now = time::monotonic_ns();
+    let basic = cpuid(0, 0);
+    let mut vendor = [0; 12];
+    for (target, register) in vendor.chunks_exact_mut(4).zip([basic.ebx, basic.edx, basic.ecx]) {
+        target.copy_from_slice(&register.to_le_bytes());
+    }
+    let mut model_name = Vec::new();
+    if cpuid(0x8000_0000, 0).eax >= 0x8000_0004 {
+        for leaf in 0x8000_0002..=0x8000_0004 {
+            let part = cpuid(leaf, 0);
+            for register in [part.eax, part.ebx, part.ecx, part.edx] {
+                model_name.extend_from_slice(&register.to_le_bytes());
+            }
+        }
+    }
+    let processes = process::all();
+    let last = processes.last().copied().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+    let count = u32::try_from(processes.len()).unwrap_or(u32::MAX);
+    let booted = time::realtime_ns().saturating_sub(now) / time::NANOSECONDS;
+    MachineFacts {
+        uptime_ns: now,
+        idle_ns: 0,
+        boot_time: i64::try_from(booted).unwrap_or(0),
+        cpus: sched::cpus(),
+        frequency_khz: time::frequency_khz(),
+        vendor,
+        model_name,
+        signature: cpuid(1, 0).eax,
+        frames: (frame::free(), frame::total()),
+        processes: (u64::from(last), count),
+        threads: count,
+        last_pid: last,
+        switches: 0,
+        interrupts: 0,
+        names: NAMES,
+        host_name: Vec::from(NAMES[1]),
+        command_line: boot::command_line().to_vec(),
+    }
+}

@@ -1,0 +1,49 @@
+//! Where the bytes of a write come from: a program's memory, or the kernel's (`sendfile(2)`).
+
+use crate::errno::Result;
+use crate::memory::{Frame, UserReader};
+
+/// Bytes to be written.
+pub trait Source {
+    /// How many are left.
+    fn remaining(&self) -> usize;
+
+    /// Gives no more than `limit` further bytes.
+    fn limit(&mut self, limit: usize);
+
+    /// Copies into a frame from `offset`, as far as it reaches; returns how many.
+    ///
+    /// # Errors
+    /// EFAULT if not even the first byte could be read.
+    fn read_to_frame(&mut self, frame: &Frame, offset: usize, len: usize) -> Result<usize>;
+}
+
+impl Source for UserReader {
+    fn remaining(&self) -> usize {
+        Self::remaining(self)
+    }
+
+    fn limit(&mut self, limit: usize) {
+        Self::limit(self, limit);
+    }
+
+    fn read_to_frame(&mut self, frame: &Frame, offset: usize, len: usize) -> Result<usize> {
+        Self::read_to_frame(self, frame, offset, len)
+    }
+}
+
+impl Source for &[u8] {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn limit(&mut self, limit: usize) {
+        *self = &self[..limit.min(self.len())];
+    }
+
+    fn read_to_frame(&mut self, frame: &Frame, offset: usize, len: usize) -> Result<usize> {
+        let count = frame.write(offset, &self[..len.min(self.len())]);
+        *self = &self[count..];
+        Ok(count)
+    }
+}

@@ -1,0 +1,213 @@
+//! Descriptors: dup(2), fcntl(2), flock(2), ioctl(2).
+
+use super::Fd;
+use super::caller::{any_file, check_flags, file};
+use crate::errno::{Errno, Result};
+use crate::fs::FileRef;
+use crate::memory::UserPtr;
+use crate::memory::user::Plain;
+use crate::process::current;
+use linux_raw_sys::general::{
+    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_GETLK, F_GETOWN, F_GETPIPE_SZ, F_OFD_GETLK,
+    F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETFD, F_SETFL, F_SETLK, F_SETLKW, F_SETPIPE_SZ, F_UNLCK,
+    F_WRLCK, FD_CLOEXEC, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_CLOEXEC, O_DIRECT, O_NONBLOCK,
+    SEEK_CUR, SEEK_END, SEEK_SET,
+};
+use linux_raw_sys::ioctl::{FIOCLEX, FIONBIO, FIONCLEX, FIONREAD};
+
+/// `dup(2)`.
+///
+/// # Errors
+/// EBADF, EMFILE.
+pub fn dup(fd: Fd) -> Result<i32> {
+    let process = current();
+    let mut files = process.files().lock();
+    let file = files.get(fd.0)?;
+    files.add(file, false)
+}
+
+/// `dup2(2)`.
+///
+/// # Errors
+/// EBADF.
+pub fn dup2(old: Fd, new: Fd) -> Result<i32> {
+    if old == new {
+        any_file(old)?;
+        return Ok(new.0);
+    }
+    replace(old, new, false)
+}
+
+/// `dup3(2)`.
+///
+/// # Errors
+/// EBADF, EINVAL.
+pub fn dup3(old: Fd, new: Fd, flags: u32) -> Result<i32> {
+    check_flags(flags, O_CLOEXEC)?;
+    if old == new {
+        return Err(Errno::EINVAL);
+    }
+    replace(old, new, flags & O_CLOEXEC != 0)
+}
+
+fn replace(old: Fd, new: Fd, close_on_exec: bool) -> Result<i32> {
+    let process = current();
+    let before: Option<FileRef> = {
+        let mut files = process.files().lock();
+        let file = files.get(old.0)?;
+        files.set(new.0, file, close_on_exec)?
+    };
+    drop(before);
+    Ok(new.0)
+}
+
+/// `struct flock`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Flock {
+    kind: i16,
+    whence: i16,
+    padding: u32,
+    start: i64,
+    len: i64,
+    pid: i32,
+    padding2: u32,
+}
+
+// SAFETY: integers; the gaps are fields of their own.
+unsafe impl Plain for Flock {}
+
+/// `fcntl(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn fcntl(fd: Fd, command: u32, argument: u64) -> Result<u64> {
+    let [a, b, c, d, ..] = argument.to_le_bytes();
+    let value = u32::from_le_bytes([a, b, c, d]);
+    let process = current();
+    let file = any_file(fd)?;
+    let works_on_paths = matches!(command, F_DUPFD | F_DUPFD_CLOEXEC | F_GETFD | F_SETFD | F_GETFL);
+    if file.is_path_only() && !works_on_paths {
+        return Err(Errno::EBADF);
+    }
+    match command {
+        F_DUPFD | F_DUPFD_CLOEXEC => {
+            let lowest = i32::from_le_bytes(value.to_le_bytes());
+            let lowest = usize::try_from(lowest).map_err(|_| Errno::EINVAL)?;
+            let close = command == F_DUPFD_CLOEXEC;
+            let new = process.files().lock().add_from(lowest, file, close)?;
+            u64::try_from(new).map_err(|_| Errno::EBADF)
+        }
+        F_GETFD => Ok(u64::from(process.files().lock().close_on_exec(fd.0)?)),
+        F_SETFD => {
+            process.files().lock().set_close_on_exec(fd.0, value & FD_CLOEXEC != 0)?;
+            Ok(0)
+        }
+        F_GETFL => Ok(file.flags().into()),
+        F_SETFL if value & O_DIRECT != 0 => Err(Errno::EINVAL),
+        F_SETFL => {
+            file.set_flags(value);
+            Ok(0)
+        }
+        F_GETPIPE_SZ | F_SETPIPE_SZ => {
+            let stream = file.as_stream().ok_or(Errno::EBADF)?;
+            let pipe = stream.as_pipe().ok_or(Errno::EBADF)?;
+            let capacity = if command == F_GETPIPE_SZ {
+                pipe.capacity()
+            } else {
+                pipe.set_capacity(usize::try_from(value).map_err(|_| Errno::EINVAL)?)?
+            };
+            Ok(capacity as u64)
+        }
+        F_GETLK | F_SETLK | F_SETLKW => record_lock(&file, command, UserPtr::new(argument)),
+        // No one has asked for signals about this file.
+        F_GETOWN => Ok(0),
+        F_OFD_GETLK | F_OFD_SETLK | F_OFD_SETLKW => Err(Errno::EINVAL),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// Record locks. They are a process's own: as long as there is one process, none ever conflicts, and
+/// nobody can see them. (With a second process they need a table.)
+fn record_lock(file: &FileRef, command: u32, pointer: UserPtr<Flock>) -> Result<u64> {
+    let mut lock = pointer.read()?;
+    let kind = u32::try_from(lock.kind).map_err(|_| Errno::EINVAL)?;
+    let base = match u32::try_from(lock.whence) {
+        Ok(SEEK_SET) => 0,
+        Ok(SEEK_CUR) => file.offset(),
+        Ok(SEEK_END) => file.inode().size()?,
+        _ => return Err(Errno::EINVAL),
+    };
+    let start = i64::try_from(base).ok().and_then(|base| base.checked_add(lock.start));
+    let start = start.ok_or(Errno::EOVERFLOW)?;
+    let end = start.checked_add(lock.len).ok_or(Errno::EOVERFLOW)?;
+    if start < 0 || end < 0 {
+        return Err(Errno::EINVAL);
+    }
+    if command == F_GETLK {
+        if kind != F_RDLCK && kind != F_WRLCK {
+            return Err(Errno::EINVAL);
+        }
+        lock.kind = i16::try_from(F_UNLCK).map_err(|_| Errno::EINVAL)?;
+        pointer.write(lock)?;
+        return Ok(0);
+    }
+    match kind {
+        F_RDLCK if !file.is_readable() => Err(Errno::EBADF),
+        F_WRLCK if !file.is_writable() => Err(Errno::EBADF),
+        F_RDLCK | F_WRLCK | F_UNLCK => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `flock(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn flock(fd: Fd, operation: u32) -> Result<()> {
+    use crate::fs::locks::{self, Kind};
+    let file = file(fd)?;
+    let kind = match operation & !LOCK_NB {
+        LOCK_SH => Some(Kind::Shared),
+        LOCK_EX => Some(Kind::Exclusive),
+        LOCK_UN => None,
+        _ => return Err(Errno::EINVAL),
+    };
+    match kind {
+        Some(kind) => locks::acquire(&file, kind, operation & LOCK_NB == 0),
+        None => {
+            locks::release(&file);
+            Ok(())
+        }
+    }
+}
+
+/// `ioctl(2)`: what every file understands, and what streams do.
+///
+/// # Errors
+/// As the man page says.
+pub fn ioctl(fd: Fd, request: u32, argument: u64) -> Result<i32> {
+    let file = file(fd)?;
+    let process = current();
+    match request {
+        FIOCLEX | FIONCLEX => {
+            process.files().lock().set_close_on_exec(fd.0, request == FIOCLEX)?;
+            Ok(0)
+        }
+        FIONBIO => {
+            let on = UserPtr::<i32>::new(argument).read()? != 0;
+            let flags = file.flags() & !O_NONBLOCK;
+            file.set_flags(flags | if on { O_NONBLOCK } else { 0 });
+            Ok(0)
+        }
+        FIONREAD if file.is_regular()? => {
+            let left = file.inode().size()?.saturating_sub(file.offset());
+            UserPtr::<i32>::new(argument).write(i32::try_from(left).unwrap_or(i32::MAX))?;
+            Ok(0)
+        }
+        _ => match file.as_stream() {
+            Some(stream) => stream.ioctl(request, argument),
+            None => Err(Errno::ENOTTY),
+        },
+    }
+}

@@ -1,0 +1,58 @@
+//! pipe(2).
+
+use super::caller::check_flags;
+use crate::errno::{Errno, Result};
+use crate::fs::pipe::Pipe;
+use crate::fs::stream::StreamRef;
+use crate::fs::{FileRef, Inode, OpenFile};
+use crate::memory::UserPtr;
+use crate::process::current;
+use alloc::sync::Arc;
+use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY};
+
+/// `pipe(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn pipe(fds: UserPtr<[i32; 2]>) -> Result<()> {
+    pipe2(fds, 0)
+}
+
+/// `pipe2(2)`, but for packets (`O_DIRECT`).
+///
+/// # Errors
+/// As the man page says.
+pub fn pipe2(fds: UserPtr<[i32; 2]>, flags: u32) -> Result<()> {
+    check_flags(flags, O_CLOEXEC | O_NONBLOCK)?;
+    let (reader, writer) = Pipe::pair();
+    let file = |stream: StreamRef, access: u32| -> FileRef {
+        let inode = Inode::Stream(stream.clone());
+        Arc::new(OpenFile::stream(stream, inode, access | flags & O_NONBLOCK))
+    };
+    let reader = file(StreamRef::Shared(reader), O_RDONLY);
+    let writer = file(StreamRef::Shared(writer), O_WRONLY);
+    let process = current();
+    let close = flags & O_CLOEXEC != 0;
+    let (first, second) = {
+        let mut files = process.files().lock();
+        let first = files.add(reader, close)?;
+        match files.add(writer, close) {
+            Ok(second) => (first, second),
+            Err(error) => {
+                let reader = files.remove(first);
+                drop(files);
+                drop(reader);
+                return Err(error);
+            }
+        }
+    };
+    let written = fds.write([first, second]);
+    if written.is_err() {
+        for fd in [first, second] {
+            let file = process.files().lock().remove(fd);
+            drop(file);
+        }
+        return Err(Errno::EFAULT);
+    }
+    Ok(())
+}
