@@ -168,10 +168,10 @@ impl Stream {
             return Ok(count);
         }
         // A signal means that the machine ends; the caller has to get a chance to see that.
-        return Err(match io::Error::last_os_error() {
+        Err(match io::Error::last_os_error() {
             error if error.kind() == io::ErrorKind::Interrupted => io::ErrorKind::WouldBlock.into(),
             error => error,
-        });
+        })
     }
 
     fn would_not_wait(&self, direction: Direction) -> bool {
