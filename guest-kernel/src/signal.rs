@@ -179,6 +179,8 @@ pub struct Signals {
     information: Option<Box<[Option<Information>; number::LAST as usize]>>,
     /// `sigaltstack`.
     pub stack: AlternateStack,
+    /// The mask to return to after `rt_sigsuspend` or `ppoll`, which a handler's frame takes over.
+    pub saved_mask: Option<u64>,
 }
 
 /// The bit of a signal in a set.
@@ -204,6 +206,7 @@ impl Signals {
             pending: 0,
             information: None,
             stack: AlternateStack { start: 0, flags: STACK_DISABLED, padding: 0, size: 0 },
+            saved_mask: None,
         }
     }
 

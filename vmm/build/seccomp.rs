@@ -65,6 +65,14 @@ fn filter_source(thread: &str, json: &[u8]) -> Result<String, String> {
     write_program(&mut source, &program);
     source.push_str("    rules: &[\n");
     for rule in &described.filter {
+        let of_the_same_call =
+            described.filter.iter().filter(|other| other.syscall == rule.syscall);
+        if rule.args.is_empty() && of_the_same_call.count() > 1 {
+            return Err(format!(
+                "{}: a rule without conditions makes the others pointless",
+                rule.syscall
+            ));
+        }
         let reason = rule
             .comment
             .as_deref()

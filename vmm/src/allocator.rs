@@ -15,11 +15,11 @@ use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of the arena. Pages that are never used cost nothing.
-const ARENA: usize = 1 << 20;
+const ARENA: usize = 2 << 20;
 /// Blocks have sizes and addresses that are multiples of this.
 const GRAIN: usize = 16;
 /// Larger blocks are not from the arena.
-const LARGEST: usize = 64 << 10;
+const LARGEST: usize = 256 << 10;
 /// Up to this size there is a class for every multiple of [`GRAIN`]; beyond, there are four for every
 /// doubling.
 const FINE: usize = 256;
@@ -275,7 +275,7 @@ mod tests {
         unsafe {
             for step in 0..20_000_usize {
                 let value = u8::try_from(step % 251).unwrap();
-                let limit = [40, 300, 5000, 80_000][numbers.below(4)];
+                let limit = [40, 300, 5000, 300_000][numbers.below(4)];
                 let size = 1 + numbers.below(limit);
                 match numbers.below(3) {
                     0 if blocks.len() < 60 => {

@@ -53,9 +53,9 @@ pub struct BootBlock {
 
 /// Command line: one `virtio_mmio.device=` for each of `count` devices.
 fn command_line(count: usize) -> Vec<u8> {
-    let devices =
-        (VIRTIO_MMIO_BASE..).step_by(VIRTIO_MMIO_SIZE as usize).zip(VIRTIO_MMIO_IRQ_BASE..);
-    let words: Vec<String> = devices
+    let windows = (0..).map(|index| VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_SIZE);
+    let words: Vec<String> = windows
+        .zip(VIRTIO_MMIO_IRQ_BASE..)
         .take(count)
         .map(|(address, irq)| format!("virtio_mmio.device={VIRTIO_MMIO_SIZE}@{address:#x}:{irq}"))
         .collect();
@@ -214,5 +214,47 @@ pub fn general_registers(entry: &EntryNote, boot_info: u64, index: u8) -> kvm_re
         rsi: u64::from(index),
         rflags: RFLAGS_FIXED,
         ..kvm_regs::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn command_line_announces_each_window() {
+        let text = String::from_utf8(command_line(2)).expect("ASCII");
+        assert_eq!(
+            text,
+            "virtio_mmio.device=4096@0xd0000000:5 virtio_mmio.device=4096@0xd0001000:6"
+        );
+    }
+
+    #[test]
+    fn strings_end_in_nul() {
+        assert_eq!(terminated(&[b"a".to_vec(), Vec::new(), b"bc".to_vec()]), b"a\0\0bc\0");
+    }
+
+    #[test]
+    fn vcpus_enter_as_the_contract_says() {
+        let entry = EntryNote { version: VERSION, entry: 0x1234, page_table: 0x5000 };
+        let system = system_registers(&entry, 3);
+        assert_eq!(
+            (system.cr0, system.cr3, system.cr4, system.efer),
+            (0x8001_0033, 0x5000, 0x6a0, 0xd01)
+        );
+        assert_eq!((system.cs.l, system.cs.db, system.ss.l, system.ss.db), (1, 0, 0, 1));
+        assert_eq!(system.apic_base, 0xfee0_0c00);
+        assert_eq!(system_registers(&entry, 0).apic_base, 0xfee0_0d00);
+        let general = general_registers(&entry, 0x7000, 3);
+        assert_eq!((general.rip, general.rdi, general.rsi, general.rflags), (0x1234, 0x7000, 3, 2));
+        assert_eq!((general.rsp, general.rax), (0, 0));
+    }
+
+    #[test]
+    fn clock_reads_tsc_and_time_together() {
+        let first = Clock::now(1, 0);
+        let second = Clock::now(1, 1 << 60);
+        assert!(second.tsc > first.tsc + (1 << 60) - 1 && second.realtime_ns >= first.realtime_ns);
     }
 }

@@ -8,6 +8,8 @@ use airlock_abi::layout::{KERNEL_BASE, LOW_RAM_END};
 
 /// Size of a page, on the host and in the guest.
 pub const PAGE: u64 = 4096;
+/// The same, for sizes in this process.
+pub const PAGE_SIZE: usize = 4096;
 
 /// Why an image is not a kernel that can be started.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -282,4 +284,125 @@ fn find_note(mut notes: &[u8]) -> Option<EntryNote> {
         notes = notes.get(next..).unwrap_or(&[]);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Appends a program header: type, flags, offset, address, size in the file, size in memory.
+    fn header(image: &mut Vec<u8>, kind: u32, flags: u32, rest: [u64; 4]) {
+        let [offset, address, file_size, memory_size] = rest;
+        image.extend(kind.to_le_bytes());
+        image.extend(flags.to_le_bytes());
+        for word in [offset, 0, address, file_size, memory_size, 4096] {
+            image.extend(word.to_le_bytes());
+        }
+    }
+
+    /// An image with these segments (flags, offset, address, size in the file, size in memory), whose
+    /// page tables are where the last one begins.
+    fn image(segments: &[(u32, [u64; 4])]) -> Vec<u8> {
+        let mut image = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0\x01\0\0\0".to_vec();
+        for word in [0_u64, 64, 0] {
+            image.extend(word.to_le_bytes());
+        }
+        let count = u16::try_from(segments.len() + 1).expect("few");
+        for half in [0_u16, 0, 64, 56, count, 0, 0, 0] {
+            image.extend(half.to_le_bytes());
+        }
+        header(&mut image, PT_NOTE, 4, [0x400, 0, 44, 44]);
+        for (flags, rest) in segments {
+            header(&mut image, PT_LOAD, *flags, *rest);
+        }
+        image.resize(0x400, 0);
+        for word in [8_u32, 24, boot::NOTE_TYPE] {
+            image.extend(word.to_le_bytes());
+        }
+        image.extend(b"Airlock\0");
+        let tables = segments.last().map_or(0, |(_, rest)| rest[1]);
+        for word in [boot::VERSION, 0xffff_ffff_8000_0000, tables] {
+            image.extend(word.to_le_bytes());
+        }
+        image.resize(0x8000, 0);
+        image
+    }
+
+    const TEXT: (u32, [u64; 4]) = (5, [0x1000, KERNEL_BASE, 0x1800, 0x1800]);
+    const CONSTANTS: (u32, [u64; 4]) = (4, [0x3000, KERNEL_BASE + 0x2000, 0x100, 0x100]);
+    const DATA: (u32, [u64; 4]) = (6, [0x4000, KERNEL_BASE + 0x3000, 0x1000, 0x9000]);
+
+    #[test]
+    fn segments_and_entry_are_read() {
+        let kernel = Kernel::parse(&image(&[TEXT, CONSTANTS, DATA])).expect("a kernel");
+        assert_eq!(kernel.entry.entry, 0xffff_ffff_8000_0000);
+        assert_eq!(kernel.entry.page_table, KERNEL_BASE + 0x3000);
+        assert_eq!(kernel.segments.len(), 3);
+        assert_eq!(kernel.end(), KERNEL_BASE + 0xc000);
+    }
+
+    #[test]
+    fn read_only_pages_as_the_linker_makes_them_stay_in_place() {
+        let image = image(&[TEXT, CONSTANTS, DATA]);
+        let kernel = Kernel::parse(&image).expect("a kernel");
+        assert_eq!(kernel.in_place(&image), Some(InPlace { offset: 0x1000, size: 0x3000 }));
+        assert_eq!(kernel.in_place(&image[..0x3800]), None, "the last page is not whole");
+    }
+
+    #[test]
+    fn other_shapes_are_copied() {
+        let moved = (4, [0x3800, KERNEL_BASE + 0x2000, 0x100, 0x100]);
+        let zeroed = (4, [0x3000, KERNEL_BASE + 0x2000, 0x100, 0x200]);
+        let shared_page = (6, [0x4000, KERNEL_BASE + 0x2800, 0x800, 0x800]);
+        let unaligned = (5, [0x1800, KERNEL_BASE, 0x1000, 0x1000]);
+        let elsewhere = (5, [0x1000, KERNEL_BASE + 0x1000, 0x1000, 0x1000]);
+        let after = (4, [0x5000, KERNEL_BASE + 0xd000, 0x1000, 0x1000]);
+        for segments in [
+            &[TEXT, moved, DATA][..],
+            &[TEXT, zeroed, DATA],
+            &[TEXT, CONSTANTS, shared_page],
+            &[unaligned, DATA],
+            &[elsewhere, DATA],
+            &[DATA],
+            &[TEXT, DATA, after],
+        ] {
+            let mut image = image(segments);
+            // These are about places, not about page tables.
+            image[0x400 + 36..0x400 + 44].copy_from_slice(&segments[0].1[1].to_le_bytes());
+            let kernel = Kernel::parse(&image).expect("a kernel");
+            assert_eq!(kernel.in_place(&image), None, "{segments:x?}");
+        }
+    }
+
+    #[test]
+    fn overlapping_and_misplaced_segments_are_refused() {
+        let overlapping = (6, [0x4000, KERNEL_BASE + 0x1000, 0x1000, 0x1000]);
+        let below = (6, [0x4000, KERNEL_BASE - 0x1000, 0x1000, 0x1000]);
+        let beyond = (6, [0x4000, LOW_RAM_END - 0x1000, 0x1000, 0x2000]);
+        let wrapping = (6, [0x4000, u64::MAX - 0xfff, 0x1000, 0x2000]);
+        let shrinking = (6, [0x4000, KERNEL_BASE + 0x3000, 0x1000, 0x800]);
+        for segment in [overlapping, below, beyond, wrapping, shrinking] {
+            let result = Kernel::parse(&image(&[TEXT, segment]));
+            assert!(matches!(result, Err(ImageError::BadSegment(_))), "{segment:x?}: {result:?}");
+        }
+        let outside = (6, [u64::MAX, KERNEL_BASE + 0x3000, 0x1000, 0x1000]);
+        assert_eq!(Kernel::parse(&image(&[TEXT, outside])), Err(ImageError::Truncated("segment")));
+    }
+
+    #[test]
+    fn any_prefix_and_any_flipped_byte_is_handled() {
+        let good = image(&[TEXT, CONSTANTS, DATA]);
+        for length in 0..0x500 {
+            assert!(Kernel::parse(&good[..length]).is_err());
+        }
+        for offset in 0..0x440 {
+            for flip in [0x01, 0x80, 0xff] {
+                let mut image = good.clone();
+                image[offset] ^= flip;
+                if let Ok(kernel) = Kernel::parse(&image) {
+                    let _ = kernel.in_place(&image);
+                }
+            }
+        }
+    }
 }

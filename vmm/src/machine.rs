@@ -29,6 +29,7 @@ use crate::interrupts;
 use crate::loader::Kernel;
 use crate::memory::{GuestMemory, KernelBytes};
 use crate::seccomp::{self, Thread};
+use crate::strace;
 use crate::vcpu::{Boot, Vcpus};
 use crate::vm;
 
@@ -166,7 +167,12 @@ fn devices(
     let mut device = Console::new(Files {
         standard: [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO],
         terminal: config.terminal,
-        trace: None,
+        trace: config
+            .strace
+            .as_ref()
+            .map(strace::sink)
+            .transpose()
+            .map_err(host("duplicate the file of the trace"))?,
     });
     if let Some((columns, rows)) = config.terminal.then(window_size).flatten() {
         device.resize(columns, rows);

@@ -19,7 +19,7 @@ use vm_memory::{
 };
 
 use crate::config::{Piece, RootImage};
-use crate::loader::{Kernel, PAGE};
+use crate::loader::{Kernel, PAGE, PAGE_SIZE};
 
 /// Why guest memory could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,8 @@ pub struct GuestMemory {
     pub slots: Vec<Slot>,
     /// The root image, in guest-physical memory.
     pub root_image: Range,
+    /// The kernel's read-only pages, if they are used in place.
+    in_place: &'static [u8],
     _root: Mapping,
 }
 
@@ -124,9 +126,6 @@ fn ram_ranges(base: u64, size: u64) -> Result<Vec<(u64, u64)>, MemoryError> {
 impl GuestMemory {
     /// Maps memory, loads the kernel and lays out the root image.
     ///
-    /// `constant` says that `image` lives as long as this process and never changes, so that the
-    /// guest may use its read-only pages in place.
-    ///
     /// # Errors
     ///
     /// When the sizes do not fit or the host refuses.
@@ -142,7 +141,8 @@ impl GuestMemory {
             }
             KernelBytes::Loaded(_) => None,
         };
-        let in_place_size = in_place.map_or(0, |bytes| to_u64(bytes.len()));
+        let in_place: &'static [u8] = in_place.unwrap_or_default();
+        let in_place_size = to_u64(in_place.len());
         let ram_base = KERNEL_BASE + in_place_size;
 
         let mut regions = Vec::new();
@@ -152,8 +152,8 @@ impl GuestMemory {
         let ram = collection(regions.clone());
 
         let mut slots: Vec<Slot> = ram.iter().map(|region| slot(region, false)).collect();
-        if let Some(bytes) = in_place {
-            let region = borrowed_region(KERNEL_BASE, bytes.as_ptr().cast_mut(), bytes.len());
+        if !in_place.is_empty() {
+            let region = borrowed_region(KERNEL_BASE, in_place.as_ptr().cast_mut(), in_place.len());
             slots.push(slot(&region, true));
             regions.insert(0, Arc::new(region));
         }
@@ -162,7 +162,7 @@ impl GuestMemory {
             return Err(MemoryError::TooSmall { size, needed });
         }
         for segment in &kernel.segments {
-            if in_place.is_some() && !segment.writable {
+            if !in_place.is_empty() && !segment.writable {
                 continue;
             }
             let bytes = &image.bytes()[segment.offset..segment.offset + segment.file_size];
@@ -181,6 +181,7 @@ impl GuestMemory {
             readable: Arc::new(collection(regions)),
             slots,
             root_image,
+            in_place,
             _root: mapping,
         })
     }
@@ -190,8 +191,17 @@ impl GuestMemory {
         self.ram.iter().next().map_or(KERNEL_BASE, |region| region.start_addr().0)
     }
 
-    /// Up to `limit` bytes of code at an address, if it is RAM.
+    /// Up to `limit` bytes of code at an address, if it is in the kernel or in RAM.
+    ///
+    /// Not in the root image: a file of it may shrink at any time.
     pub fn code(&self, address: u64, limit: usize) -> Vec<u8> {
+        let offset =
+            address.checked_sub(KERNEL_BASE).and_then(|offset| usize::try_from(offset).ok());
+        if let Some(text) =
+            offset.and_then(|offset| self.in_place.get(offset..)).filter(|text| !text.is_empty())
+        {
+            return text[..limit.min(text.len())].to_vec();
+        }
         let mut bytes = vec![0; limit];
         let read = self.ram.read(&mut bytes, GuestAddress(address)).unwrap_or(0);
         bytes.truncate(read);
@@ -343,13 +353,9 @@ fn map_root_image(root: &RootImage) -> Result<Mapping, MemoryError> {
             // SAFETY: the target has room for the file, as above, and is private to this function.
             Piece::File { file, .. } => unsafe { map_file(file, length, target)? },
         }
-        offset += length.next_multiple_of(page_size());
+        offset += length.next_multiple_of(PAGE_SIZE);
     }
     Ok(mapping)
-}
-
-const fn page_size() -> usize {
-    PAGE as usize
 }
 
 /// Maps the first `length` bytes of a file at `target`, and zeroes behind them up to the next page.
@@ -366,7 +372,7 @@ unsafe fn map_file(file: &File, length: usize, target: *mut u8) -> Result<(), Me
         return Err(MemoryError::Shrunk { expected, found });
     }
     // The last page of a file is padded with zeroes by the host, unless the file goes on there.
-    let mapped = if found == expected { length } else { length - length % page_size() };
+    let mapped = if found == expected { length } else { length - length % PAGE_SIZE };
     if mapped > 0 {
         let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
         // SAFETY: the caller owns the pages that this replaces.

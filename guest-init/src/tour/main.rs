@@ -27,7 +27,7 @@ const KERNEL_ADDRESSES: [usize; 4] =
 
 fn main() -> ExitCode {
     let mut report = Report::default();
-    report.text("This program runs in an Airlock: a virtual machine made for it alone.\n");
+    report.text("A tour of the airlock: where a program is in here, and what it cannot reach.\n");
     show_surroundings(&mut report);
     try_files(&mut report);
     try_kernel(&mut report);
@@ -104,25 +104,28 @@ fn try_kernel(report: &mut Report) {
     // Without the file, every attempt fails with EBADF, and the report says so.
     let output = File::create(FILE).ok();
     let output = output.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-    for address in KERNEL_ADDRESSES {
-        let taken = write_from(output, address);
-        report.refusal(
-            &format!("writing a file from kernel memory, {address:#x}"),
-            taken,
-            &[Errno::EFAULT],
-        );
-    }
+    refuse_all(report, "writing a file from kernel memory", |address| write_from(output, address));
     let input = fs::write(FILE, MESSAGE).and_then(|()| File::open(FILE)).ok();
     let input = input.as_ref().map_or(-1, AsRawFd::as_raw_fd);
-    for address in KERNEL_ADDRESSES {
-        let taken = read_to(input, address);
+    refuse_all(report, "reading a file into kernel memory", |address| read_to(input, address));
+    let _ = fs::remove_file(FILE);
+}
+
+/// Tries something with each address of the kernel. One line tells if all were refused alike; else, one
+/// line each for those that were not.
+fn refuse_all(report: &mut Report, what: &str, attempt: impl Fn(usize) -> Result<c_long, Errno>) {
+    let results = KERNEL_ADDRESSES.map(|address| (address, attempt(address)));
+    if results.iter().all(|(_, result)| *result == Err(Errno::EFAULT)) {
         report.refusal(
-            &format!("reading a file into kernel memory, {address:#x}"),
-            taken,
+            &format!("{what}, at {} addresses", results.len()),
+            results[0].1,
             &[Errno::EFAULT],
         );
+        return;
     }
-    let _ = fs::remove_file(FILE);
+    for (address, result) in results {
+        report.refusal(&format!("{what}, at {address:#x}"), result, &[Errno::EFAULT]);
+    }
 }
 
 /// The outer door: what lies between this machine and its host.

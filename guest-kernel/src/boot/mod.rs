@@ -75,7 +75,7 @@ fn enable_features() -> Features {
         const USER_COMPONENTS: u64 = 0b1110_0111;
         let supported = u64::from(components.edx) << 32 | u64::from(components.eax);
         // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
-        unsafe { cpu::write_xcr0(supported & USER_COMPONENTS) };
+        unsafe { crate::arch::fpu::enable_xsave(supported & USER_COMPONENTS) };
     }
     let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
     Features { hwcap: leaf1.edx.into(), hwcap2 }

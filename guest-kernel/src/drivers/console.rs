@@ -12,9 +12,10 @@ use crate::memory::space::Access;
 use crate::memory::{PAGE_SIZE, PhysAddr, SharedBytes, UserReader, UserWriter, usize_from};
 use crate::process;
 use crate::sched::{WaitQueue, wait};
+use crate::signal::{Information, action, number};
 use crate::sync::SpinLock;
 use airlock_abi::console::{
-    CONTROL_TRANSMIT_QUEUE, F_RESULT, PORTS, receive_queue, transmit_queue,
+    CONTROL_TRANSMIT_QUEUE, F_RESULT, PORT_SIGNALS, PORTS, receive_queue, transmit_queue,
 };
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -29,6 +30,10 @@ const INPUT_ORDER: usize = 4;
 const INPUT_SIZE: usize = PAGE_SIZE << INPUT_ORDER;
 /// Pages of output in one chain; the result takes one more descriptor.
 const OUTPUT_PIECES: usize = Queue::SIZE as usize - 1;
+/// Signals of the user that a program may handle.
+const FORWARDED: [u8; 4] = [number::SIGHUP, number::SIGINT, number::SIGQUIT, number::SIGTERM];
+/// `SI_KERNEL`.
+const SI_KERNEL: i32 = 0x80;
 /// No interrupt number.
 const NO_LINE: u32 = u32::MAX;
 
@@ -71,10 +76,12 @@ pub fn interrupt(line: u32) {
     if LINE.load(Ordering::Relaxed) != line {
         return;
     }
-    if let Some(mut state) = STATE.try_lock()
-        && let State::Present(device) = &mut *state
-    {
+    let signals = with(|device| {
         device.registers.acknowledge_interrupt();
+        Ok(device.input[PORT_SIGNALS as usize].is_some())
+    });
+    if signals == Ok(true) {
+        collect_signals();
     }
     WAITERS.wake_all();
 }
@@ -329,6 +336,38 @@ pub fn read(port: u32, buffer: &mut UserWriter) -> Result<usize> {
 /// Whether [`read`] would return at once. Asking makes the host read ahead, up to a page.
 pub fn is_readable(port: u32) -> bool {
     poll_input(port, PAGE_SIZE).unwrap_or(true)
+}
+
+/// The program changed what it does on a signal: if that is a handler for one that the user may send,
+/// the VMM shall deliver it instead of ending the machine.
+pub fn offer_signals() {
+    let process = process::current();
+    let handles = {
+        let signals = process.signals.lock();
+        FORWARDED.iter().any(|&signal| signals.action(signal).handler != action::DEFAULT)
+    };
+    if handles {
+        collect_signals();
+    }
+}
+
+/// Takes signals that the user sent, and asks for the next.
+fn collect_signals() {
+    while poll_input(PORT_SIGNALS, 1).unwrap_or(false) {
+        let byte = with(|device| {
+            let input = device.input(PORT_SIGNALS)?;
+            let ready = core::mem::take(&mut input.ready);
+            if ready.1 == 0 {
+                return Err(Errno::EIO);
+            }
+            // SAFETY: the port's buffer, which the device has given back with at least one byte.
+            Ok(unsafe { PhysAddr(input.buffer.0 + ready.0 as u64).to_pointer().read_volatile() })
+        });
+        let Ok(signal @ 1..=number::LAST) = byte else { return };
+        let information = Information { signal, code: SI_KERNEL, value: 0 };
+        process::current().signals.lock().send(information);
+        crate::arch::Cpu::current().request_work();
+    }
 }
 
 /// Columns and rows of the host's terminal.

@@ -132,6 +132,13 @@ impl AddressSpace {
         self.inner.lock().layout = layout;
     }
 
+    /// `RLIMIT_STACK` changed: how far the stack may grow.
+    pub fn set_stack_size(&self, size: u64) {
+        let mut inner = self.inner.lock();
+        let top = page_ceil(inner.layout.environment.1).unwrap_or(USER_END);
+        inner.layout.stack_limit = top.saturating_sub(size).max(LOWEST);
+    }
+
     /// Pages mapped now, and the most that ever were.
     pub fn resident(&self) -> (u64, u64) {
         let inner = self.inner.lock();

@@ -5,7 +5,7 @@ mod facts;
 mod limits;
 
 pub use credentials::Credentials;
-pub use limits::{Limit, Limits};
+pub use limits::{Limit, Limits, resource};
 
 use crate::fs;
 use crate::memory::space::AddressSpace;
@@ -15,7 +15,7 @@ use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 /// A process id.
 pub type Pid = i32;
@@ -57,6 +57,8 @@ pub struct Process {
     pub start_ns: u64,
     /// `set_tid_address`: cleared when the thread ends (guest-virtual).
     pub clear_child_tid: AtomicU64,
+    /// `PR_SET_NO_NEW_PRIVS`.
+    pub no_new_privileges: AtomicBool,
     /// Page faults that were handled without a device, for `getrusage`.
     pub minor_faults: AtomicU64,
 }
@@ -91,6 +93,7 @@ impl Process {
             program: SpinLock::new(new.program),
             start_ns: new.start_ns,
             clear_child_tid: AtomicU64::new(0),
+            no_new_privileges: AtomicBool::new(false),
             minor_faults: AtomicU64::new(0),
         }
     }
@@ -181,6 +184,13 @@ pub fn exists() -> bool {
 /// Whether the running process has a signal to take, so that it must not go on sleeping.
 pub fn signal_is_pending() -> bool {
     current().signals.lock().deliverable().is_some()
+}
+
+/// The running process ends, and with it, as it is the first, the machine.
+#[cfg(target_os = "none")]
+pub fn end(exit: airlock_abi::exit::Exit) -> ! {
+    crate::syscall::record_end(exit);
+    exit_machine(exit)
 }
 
 /// Ends the machine with the program's fate.

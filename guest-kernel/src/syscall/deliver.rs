@@ -1,36 +1,350 @@
-//! Signals on the way back to ring 3.
+//! Signals on the way back to ring 3: frames on the program's stack, and the way back from handlers.
+//!
+//! The frame is Linux's `struct rt_sigframe`, which debuggers and unwinders know. What comes back
+//! in it is the program's word: segment selectors and the privileged bits of RFLAGS are not taken
+//! from it, and an instruction pointer that IRET would fault on is a SIGSEGV.
 
-use crate::arch::TrapFrame;
-use crate::process;
-use crate::signal::{DefaultAction, action, default_action};
+use crate::arch::frame::{rflags, selector};
+use crate::arch::{Cpu, TrapFrame, fpu};
+use crate::errno::{Errno, Result};
+use crate::memory::{SharedBytes, UserPtr, UserReader, UserWriter};
+use crate::process::current;
+use crate::signal::{Action, AlternateStack, Fault, Information, STACK_DISABLED, action, bit};
+use crate::signal::{DefaultAction, default_action, number};
 use airlock_abi::exit::Exit;
+use airlock_abi::syscalls::by_number;
+use core::sync::atomic::{AtomicBool, Ordering};
 
-/// Takes the signals that are to be taken.
-pub fn deliver_signals(_frame: &mut TrapFrame) {
-    let process = process::current();
+/// Bytes below RSP that a function may use without moving it (System V ABI, AMD64).
+const RED_ZONE: u64 = 128;
+/// `UC_FP_XSTATE`, `UC_SIGCONTEXT_SS`, `UC_STRICT_RESTORE_SS`.
+const UC_FLAGS: u64 = 2 | 4;
+const UC_FP_XSTATE: u64 = 1;
+/// `FP_XSTATE_MAGIC1`, `FP_XSTATE_MAGIC2`.
+const XSTATE_MAGIC: [u32; 2] = [0x4650_5853, 0x4650_5845];
+/// RFLAGS bits that a handler may change (Linux's `FIX_EFLAGS`).
+const PROGRAM_FLAGS: u64 =
+    rflags::ALIGNMENT | rflags::RESUME | rflags::DIRECTION | rflags::TRAP | 1 << 11 | 0xd5;
+
+/// `struct sigcontext`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Context {
+    r8: u64,
+    r9: u64,
+    r10: u64,
+    r11: u64,
+    r12: u64,
+    r13: u64,
+    r14: u64,
+    r15: u64,
+    rdi: u64,
+    rsi: u64,
+    rbp: u64,
+    rbx: u64,
+    rdx: u64,
+    rax: u64,
+    rcx: u64,
+    rsp: u64,
+    rip: u64,
+    rflags: u64,
+    /// CS, GS, FS, SS.
+    selectors: [u16; 4],
+    error: u64,
+    trap: u64,
+    old_mask: u64,
+    cr2: u64,
+    fpu: u64,
+    reserved: [u64; 8],
+}
+
+/// `struct rt_sigframe`: return address, `ucontext_t`, `siginfo_t`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct SignalFrame {
+    restorer: u64,
+    flags: u64,
+    link: u64,
+    stack: AlternateStack,
+    context: Context,
+    mask: u64,
+    /// `si_signo`, `si_errno`, `si_code`, padding; then what the code says.
+    information: [i32; 4],
+    detail: [u64; 14],
+}
+
+// SAFETY: integers without padding: every field is aligned where the previous ends.
+unsafe impl crate::memory::user::Plain for SignalFrame {}
+// SAFETY: likewise.
+unsafe impl crate::memory::user::Plain for AlternateStack {}
+// SAFETY: likewise.
+unsafe impl crate::memory::user::Plain for Action {}
+
+const _: () = assert!(size_of::<SignalFrame>() == 440);
+
+/// Set by `rt_sigreturn`, whose work needs the frame and so happens on the way out.
+static RETURNING: AtomicBool = AtomicBool::new(false);
+
+/// `rt_sigreturn(2)`: nothing of what the call returns is kept.
+pub fn rt_sigreturn() -> u64 {
+    RETURNING.store(true, Ordering::Relaxed);
+    Cpu::current().request_work();
+    0
+}
+
+/// What is to be done before a program goes on: the end of a handler, then signals.
+pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
+    if RETURNING.swap(false, Ordering::Relaxed) {
+        from_call = false;
+        if restore(frame).is_err() {
+            force(Fault::GENERAL);
+        }
+    }
+    let process = current();
     loop {
         let mut signals = process.signals.lock();
         let Some(signal) = signals.deliverable() else { return };
         let taken = signals.action(signal);
-        let information = signals.take(signal);
-        drop(signals);
-        if let Some(information) = information.filter(|_| taken.handler != action::IGNORE) {
-            super::trace::signal(&information);
+        let Some(information) = signals.take(signal) else { return };
+        if taken.flags & action::RESETHAND != 0 && taken.handler > action::IGNORE {
+            signals.set_action(signal, Action::default());
         }
+        drop(signals);
+        super::trace::signal(&information);
         match taken.handler {
             action::IGNORE => {}
             action::DEFAULT => match default_action(signal) {
-                DefaultAction::Terminate => end(signal),
+                DefaultAction::Terminate => crate::process::end(Exit::Signaled(signal)),
+                // Stopping has no one who could continue the process again: there is no job
+                // control yet.
                 DefaultAction::Ignore | DefaultAction::Continue | DefaultAction::Stop => {}
             },
-            _ => end(signal),
+            _ => {
+                if from_call {
+                    restart_call(frame, taken);
+                    from_call = false;
+                }
+                if push(frame, information, taken).is_err() {
+                    // There is no room for the frame: Linux's force_sigsegv.
+                    let mut signals = process.signals.lock();
+                    if signal == number::SIGSEGV {
+                        signals.set_action(signal, Action::default());
+                    }
+                    drop(signals);
+                    force(Fault::GENERAL);
+                }
+            }
         }
     }
 }
 
-/// The signal ends the program.
-fn end(signal: u8) -> ! {
-    let exit = Exit::Signaled(signal);
-    super::trace::end(exit);
-    process::exit_machine(exit)
+fn force(fault: Fault) {
+    let information = Information { signal: fault.signal, code: fault.code, value: fault.address };
+    current().signals.lock().force(information);
+}
+
+/// Lets an interrupted call begin again if the handler asks for that and the call may
+/// (signal(7), "Interruption of system calls and library functions by signal handlers").
+fn restart_call(frame: &mut TrapFrame, taken: Action) {
+    const NEVER: [&str; 17] = [
+        "poll",
+        "ppoll",
+        "select",
+        "pselect6",
+        "nanosleep",
+        "clock_nanosleep",
+        "pause",
+        "rt_sigsuspend",
+        "rt_sigtimedwait",
+        "epoll_wait",
+        "epoll_pwait",
+        "epoll_pwait2",
+        "msgrcv",
+        "msgsnd",
+        "semop",
+        "semtimedop",
+        "io_getevents",
+    ];
+    if frame.rax.cast_signed() != Errno::EINTR.to_register() || taken.flags & action::RESTART == 0 {
+        return;
+    }
+    let name = u32::try_from(frame.code).ok().and_then(by_number).map_or("", |call| call.name);
+    if NEVER.contains(&name) {
+        return;
+    }
+    frame.rax = frame.code;
+    // `syscall` and `int 0x80` both take two bytes.
+    frame.rip -= 2;
+}
+
+fn is_on_stack(stack: &AlternateStack, rsp: u64) -> bool {
+    stack.flags & STACK_DISABLED == 0 && rsp > stack.start && rsp - stack.start <= stack.size
+}
+
+/// Calls a handler.
+fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Result<()> {
+    let process = current();
+    let (stack, mask) = {
+        let mut signals = process.signals.lock();
+        let mask = signals.saved_mask.take().unwrap_or(signals.mask);
+        let own = if taken.flags & action::NODEFER != 0 { 0 } else { bit(information.signal) };
+        signals.mask |= taken.mask | own;
+        (signals.stack, mask)
+    };
+    let mut top = frame.rsp.wrapping_sub(RED_ZONE);
+    if taken.flags & action::ONSTACK != 0
+        && stack.flags & STACK_DISABLED == 0
+        && !is_on_stack(&stack, frame.rsp)
+    {
+        top = stack.start.wrapping_add(stack.size);
+    }
+    let xsave = fpu::components() != 0;
+    let fpu_size = fpu::size() as u64 + if xsave { 4 } else { 0 };
+    let fpu_at = top.wrapping_sub(fpu_size) & !63;
+    save_fpu(fpu_at)?;
+    let at = (fpu_at.wrapping_sub(size_of::<SignalFrame>() as u64) & !15).wrapping_sub(8);
+    let mut detail = [0; 14];
+    detail[0] = information.value;
+    let content = SignalFrame {
+        restorer: taken.restorer,
+        flags: UC_FLAGS | if xsave { UC_FP_XSTATE } else { 0 },
+        link: 0,
+        stack,
+        context: Context {
+            r8: frame.r8,
+            r9: frame.r9,
+            r10: frame.r10,
+            r11: frame.r11,
+            r12: frame.r12,
+            r13: frame.r13,
+            r14: frame.r14,
+            r15: frame.r15,
+            rdi: frame.rdi,
+            rsi: frame.rsi,
+            rbp: frame.rbp,
+            rbx: frame.rbx,
+            rdx: frame.rdx,
+            rax: frame.rax,
+            rcx: frame.rcx,
+            rsp: frame.rsp,
+            rip: frame.rip,
+            rflags: frame.rflags,
+            selectors: [selector::USER_CODE, 0, 0, selector::USER_DATA],
+            error: 0,
+            trap: 0,
+            old_mask: mask,
+            cr2: if information.signal == number::SIGSEGV { information.value } else { 0 },
+            fpu: fpu_at,
+            reserved: [0; 8],
+        },
+        mask,
+        information: [information.signal.into(), 0, information.code, 0],
+        detail,
+    };
+    UserPtr::new(at).write(content)?;
+    const INFORMATION: u64 = core::mem::offset_of!(SignalFrame, information) as u64;
+    const UCONTEXT: u64 = core::mem::offset_of!(SignalFrame, flags) as u64;
+    frame.rdi = information.signal.into();
+    frame.rsi = at + INFORMATION;
+    frame.rdx = at + UCONTEXT;
+    frame.rax = 0;
+    frame.rsp = at;
+    frame.rip = taken.handler;
+    frame.rflags &= !(rflags::DIRECTION | rflags::RESUME | rflags::TRAP);
+    if !is_canonical(frame.rip) {
+        frame.rip = 0;
+    }
+    Ok(())
+}
+
+fn is_canonical(address: u64) -> bool {
+    (address.cast_signed() << 16 >> 16).cast_unsigned() == address
+}
+
+fn save_fpu(at: u64) -> Result<()> {
+    let state = fpu::State::save()?;
+    let xsave = fpu::components() != 0;
+    if xsave {
+        // struct _fpx_sw_bytes: magic, extended size, components, state size.
+        let size = u32::try_from(fpu::size()).unwrap_or(0);
+        let software = state.frame();
+        software.write(fpu::SOFTWARE, &XSTATE_MAGIC[0].to_le_bytes());
+        software.write(fpu::SOFTWARE + 4, &(size + 4).to_le_bytes());
+        software.write(fpu::SOFTWARE + 8, &fpu::components().to_le_bytes());
+        software.write(fpu::SOFTWARE + 16, &size.to_le_bytes());
+    }
+    let mut writer = UserWriter::new(at, fpu::size() + 4);
+    let whole = writer.write(state.bytes())? == fpu::size();
+    let marked =
+        !xsave || writer.write(SharedBytes::from_slice(&XSTATE_MAGIC[1].to_le_bytes()))? == 4;
+    if whole && marked { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Goes back to what a handler interrupted.
+fn restore(frame: &mut TrapFrame) -> Result<()> {
+    // The handler's `ret` has taken the return address off the stack.
+    let at = frame.rsp.wrapping_sub(8);
+    let content: SignalFrame = UserPtr::new(at).read()?;
+    let context = content.context;
+    if !is_canonical(context.rip) {
+        return Err(Errno::EFAULT);
+    }
+    restore_fpu(context.fpu)?;
+    {
+        let process = current();
+        let mut signals = process.signals.lock();
+        signals.mask = content.mask & !crate::signal::UNBLOCKABLE;
+        if !is_on_stack(&signals.stack, context.rsp) {
+            signals.stack = AlternateStack { padding: 0, ..content.stack };
+        }
+    }
+    *frame = TrapFrame {
+        r15: context.r15,
+        r14: context.r14,
+        r13: context.r13,
+        r12: context.r12,
+        rbp: context.rbp,
+        rbx: context.rbx,
+        r11: context.r11,
+        r10: context.r10,
+        r9: context.r9,
+        r8: context.r8,
+        rax: context.rax,
+        rcx: context.rcx,
+        rdx: context.rdx,
+        rsi: context.rsi,
+        rdi: context.rdi,
+        code: frame.code,
+        rip: context.rip,
+        cs: selector::USER_CODE.into(),
+        rflags: rflags::FIXED | rflags::INTERRUPTS | context.rflags & PROGRAM_FLAGS,
+        rsp: context.rsp,
+        ss: selector::USER_DATA.into(),
+    };
+    Ok(())
+}
+
+fn restore_fpu(at: u64) -> Result<()> {
+    let state = fpu::State::new()?;
+    if at == 0 {
+        // Linux: the state that a program starts with.
+        const INITIAL_CONTROL: [u8; 2] = 0x37f_u16.to_le_bytes();
+        const INITIAL_MXCSR: [u8; 4] = 0x1f80_u32.to_le_bytes();
+        state.frame().write(0, &INITIAL_CONTROL);
+        state.frame().write(24, &INITIAL_MXCSR);
+        state.legacy_only();
+        state.restore();
+        return Ok(());
+    }
+    let magic = UserPtr::<u32>::new(at.wrapping_add(fpu::SOFTWARE as u64)).read()?;
+    let extended = fpu::components() != 0 && magic == XSTATE_MAGIC[0];
+    let size = if extended { fpu::size() } else { fpu::LEGACY };
+    if UserReader::new(at, size).read_to_frame(state.frame(), 0, size)? < size {
+        return Err(Errno::EFAULT);
+    }
+    if !extended {
+        state.legacy_only();
+    }
+    state.restore();
+    Ok(())
 }

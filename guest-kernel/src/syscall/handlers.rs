@@ -2,14 +2,18 @@
 
 pub use super::attributes::*;
 #[cfg(target_os = "none")]
-pub use super::deliver::deliver_signals;
+pub use super::deliver::rt_sigreturn;
 pub use super::descriptor::*;
 pub use super::directory::*;
+pub use super::identity::*;
 pub use super::memory::*;
 pub use super::open::*;
 pub use super::pipe::*;
 pub use super::poll::*;
 pub use super::process::*;
 pub use super::read_write::*;
+#[cfg(target_os = "none")]
+pub use super::signal::*;
 pub use super::status::*;
+pub use super::system::*;
 pub use super::time::*;

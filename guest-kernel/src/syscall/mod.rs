@@ -10,13 +10,17 @@ mod deliver;
 mod descriptor;
 mod directory;
 pub mod handlers;
+mod identity;
 mod memory;
 mod open;
 mod pipe;
 mod poll;
 mod process;
 mod read_write;
+#[cfg(target_os = "none")]
+mod signal;
 mod status;
+mod system;
 mod time;
 #[cfg(any(test, target_os = "none"))]
 mod trace;
@@ -138,6 +142,8 @@ impl<T: IntoRegister> IntoRegister for Result<T> {
 
 #[cfg(target_os = "none")]
 pub use dispatch::*;
+#[cfg(target_os = "none")]
+pub use trace::end as record_end;
 
 #[cfg(target_os = "none")]
 mod dispatch {
@@ -241,8 +247,11 @@ mod dispatch {
     }
 
     /// On the way back to ring 3, when something asked for it.
-    pub extern "C" fn exit_work(frame: &mut TrapFrame) {
+    pub extern "C" fn exit_work(frame: &mut TrapFrame, from_call: u32) {
         Cpu::current().take_work();
-        handlers::deliver_signals(frame);
+        super::deliver::on_the_way_out(frame, from_call != 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,6 @@ mod record;
 mod signals;
 mod values;
 
-use std::fs::File;
 use std::io::{self, Write};
 
 use airlock_abi::trace::Kind;
@@ -48,14 +47,15 @@ pub struct Strace<W> {
     warned: bool,
 }
 
-impl Strace<Box<dyn Write + Send>> {
-    /// A trace to where the user wants it.
-    pub fn to(target: StraceTarget) -> Self {
-        Self::new(match target {
-            StraceTarget::Stderr => Box::new(io::stderr()),
-            StraceTarget::File(file) => Box::<File>::new(file),
-        })
-    }
+/// A trace to where the user wants it.
+///
+/// # Errors
+/// When the file cannot be duplicated.
+pub fn sink(target: &StraceTarget) -> io::Result<Box<dyn TraceSink>> {
+    Ok(match target {
+        StraceTarget::Stderr => Box::new(Strace::new(io::stderr())),
+        StraceTarget::File(file) => Box::new(Strace::new(file.try_clone()?)),
+    })
 }
 
 impl<W: Write> Strace<W> {

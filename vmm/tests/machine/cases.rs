@@ -1,6 +1,8 @@
 //! The cases: what each guest does, and what a user must see of it.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::FromRawFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -34,6 +36,13 @@ cases!(
     signals_end_the_machine,
     idle_guest_uses_no_time,
     memory_has_bounds,
+    input_reaches_output,
+    slow_readers_are_waited_for,
+    terminals_work_too,
+    regular_files_work_too,
+    closed_and_full_outputs_are_errors_of_the_guest,
+    output_comes_from_all_memory,
+    interrupts_wake_a_sleeping_guest,
 );
 
 /// How the child tells an outcome: each kind has its own range or word.
@@ -66,6 +75,9 @@ fn code(name: &str) -> &'static [u8] {
         "sleeps" => guests::sleeps(),
         "spins" => guests::spins(),
         "starts_cpus" => guests::starts_cpus(),
+        "echoes" => guests::echoes(),
+        "writes_in_pieces" => guests::writes_in_pieces(),
+        "waits_for_an_interrupt" => guests::waits_for_an_interrupt(),
         "reads_boot_information" => guests::reads_boot_information(),
         other => panic!("no guest is called {other}"),
     }
@@ -213,7 +225,7 @@ fn nonsense_on_the_exit_device_is_an_error() {
 }
 
 fn triple_fault_names_the_instruction() {
-    check(&["triple_faults"], 125, "triple fault");
+    check(&["triple_faults"], 125, "triple fault at rip 0x100000, instruction bytes 0f 0b");
 }
 
 fn unknown_addresses_are_harmless() {
@@ -284,10 +296,122 @@ fn memory_has_bounds() {
     check(&["exits", "memory=68719476736"], 42, "");
 }
 
-#[allow(dead_code)]
-fn talk(mut child: Child, input: &[u8]) -> Output {
-    child.stdin.take().expect("a pipe").write_all(input).expect("a reader");
-    let mut text = Vec::new();
-    child.stdout.take().expect("a pipe").read_to_end(&mut text).expect("output");
-    child.wait_with_output().expect("a child that ends")
+/// Bytes that tell if any of them is lost or moved.
+fn pattern(size: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_le_bytes()[3]
+    };
+    (0..size).map(|_| next()).collect()
+}
+
+fn input_reaches_output() {
+    for size in [0, 1, 4096, 4097, 300_000] {
+        let input = pattern(size);
+        let mut child = child(&["echoes"]);
+        let mut pipe = child.stdin.take().expect("a pipe");
+        let sent = input.clone();
+        let writer = std::thread::spawn(move || pipe.write_all(&sent).expect("a reader"));
+        let output = child.wait_with_output().expect("a child that ends");
+        writer.join().expect("all was written");
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.stdout == input, "{size} bytes came back as {}", output.stdout.len());
+    }
+}
+
+fn slow_readers_are_waited_for() {
+    let input = pattern(200_000);
+    let mut child = child(&["echoes"]);
+    let mut pipe = child.stdin.take().expect("a pipe");
+    let sent = input.clone();
+    let writer = std::thread::spawn(move || {
+        for part in sent.chunks(50_000) {
+            std::thread::sleep(Duration::from_millis(20));
+            pipe.write_all(part).expect("a reader");
+        }
+    });
+    // Long enough for the pipe to be full.
+    std::thread::sleep(Duration::from_millis(150));
+    let output = child.wait_with_output().expect("a child that ends");
+    writer.join().expect("all was written");
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stdout == input);
+}
+
+/// A pseudo-terminal: our side, and the side of the child.
+fn terminal() -> (File, File) {
+    let (mut ours, mut theirs) = (0, 0);
+    let none = std::ptr::null_mut();
+    // SAFETY: there is room for the two files; the rest may be null (openpty(3)).
+    let result =
+        unsafe { libc::openpty(&raw mut ours, &raw mut theirs, none, none.cast(), none.cast()) };
+    assert_eq!(result, 0, "a pseudo-terminal");
+    // SAFETY: openpty made the files, and nobody else owns them.
+    unsafe { (File::from_raw_fd(ours), File::from_raw_fd(theirs)) }
+}
+
+fn terminals_work_too() {
+    let (mut ours, theirs) = terminal();
+    let mut child = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--guest", "echoes"])
+        .stdin(theirs.try_clone().expect("a file"))
+        .stdout(theirs)
+        .spawn()
+        .expect("a child");
+    std::thread::sleep(Duration::from_millis(30));
+    ours.write_all(b"hello\n\x04").expect("a terminal");
+    assert_eq!(child.wait().expect("a child that ends").code(), Some(0));
+    let mut text = [0; 100];
+    let mut length = 0;
+    // Linux says EIO when the other side is closed.
+    while let Ok(count @ 1..) = ours.read(&mut text[length..]) {
+        length += count;
+    }
+    // The terminal's own echo, then the guest's.
+    assert_eq!(String::from_utf8_lossy(&text[..length]), "hello\r\nhello\r\n");
+}
+
+fn regular_files_work_too() {
+    let contents = pattern(100_000);
+    let (input, output) =
+        (TemporaryFile::new("input", &contents), TemporaryFile::new("output", b""));
+    let status = Command::new(std::env::current_exe().expect("this program"))
+        .args(["--guest", "echoes"])
+        .stdin(File::open(&input.0).expect("the input"))
+        .stdout(File::create(&output.0).expect("the output"))
+        .status()
+        .expect("a child");
+    assert_eq!(status.code(), Some(0));
+    assert!(std::fs::read(&output.0).expect("the output") == contents);
+}
+
+fn closed_and_full_outputs_are_errors_of_the_guest() {
+    let input = TemporaryFile::new("input", b"something");
+    let (reader, closed) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    for (output, error) in [(Stdio::from(closed), libc::EPIPE), (Stdio::from(full), libc::ENOSPC)] {
+        let status = Command::new(std::env::current_exe().expect("this program"))
+            .args(["--guest", "echoes"])
+            .stdin(File::open(&input.0).expect("the input"))
+            .stdout(output)
+            .status()
+            .expect("a child");
+        assert_eq!(status.code(), Some(error));
+    }
+}
+
+fn output_comes_from_all_memory() {
+    let output = run(&["writes_in_pieces"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let (information, rest) = output.stdout.split_at(216);
+    assert!(information.starts_with(b"AIRLOCK\0"));
+    let (zeroes, image) = rest.split_at(0x1_0000);
+    assert!(zeroes.iter().all(|byte| *byte == 0));
+    assert_eq!(image, [0x77; 100]);
+}
+
+fn interrupts_wake_a_sleeping_guest() {
+    check(&["waits_for_an_interrupt"], 0, "");
 }

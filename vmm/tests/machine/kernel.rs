@@ -20,7 +20,7 @@ fn word64(bytes: &mut Vec<u8>, value: u64) {
 /// PML4, PDPT and four page directories that map the first 4 GiB to themselves.
 fn page_tables() -> Vec<u8> {
     let mut tables = Vec::new();
-    let table = |index: u64| TABLES + index * 0x1000 | PRESENT | WRITABLE;
+    let table = |index: u64| (TABLES + index * 0x1000) | PRESENT | WRITABLE;
     word64(&mut tables, table(1));
     tables.resize(PAGE, 0);
     (2..6).for_each(|directory| word64(&mut tables, table(directory)));

@@ -111,6 +111,7 @@ global_asm!(
     "    mov [rsp + {frame_rcx}], rax",
     "    mov rax, [rsp + {frame_rflags}]",
     "    mov [rsp + {frame_r11}], rax",
+    "    mov ebx, 1", // the program's RBX is in the frame: this says that a system call returns
     "    jmp leave_kernel",
     // With a trace: one Rust function does what the table would.
     ".balign 64",
@@ -232,10 +233,13 @@ global_asm!(
     "    add rsp, 8",
     "    test byte ptr [rsp + {frame_cs}], 3",
     "    jz 10f",
+    "    xor ebx, ebx",
     "leave_kernel:",
     "    cmp byte ptr gs:[{work}], 0",
     "    je 11f",
     "    mov rdi, rsp",
+    "    mov esi, ebx",
+    "    xor ebx, ebx",
     "    sub rsp, 8",
     "    call {exit_work}",
     "    add rsp, 8",
@@ -263,6 +267,7 @@ global_asm!(
     ".global return_to_user",
     "return_to_user:",
     "    mov rsp, rdi",
+    "    xor ebx, ebx",
     "    jmp leave_kernel",
     // #DB: from ring 3 it is ordinary, on the thread's stack.
     ".balign 16",

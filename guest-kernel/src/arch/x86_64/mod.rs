@@ -5,6 +5,7 @@ mod boot;
 pub mod copy;
 pub mod cpu;
 pub mod entry;
+pub mod fpu;
 pub mod frame;
 pub mod paging;
 pub mod probe;

@@ -347,3 +347,295 @@ impl<D: Device, I: Notify, W: Notify> Registers for Transport<D, I, W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::QueueError;
+    use super::super::rng::Rng;
+    use super::super::test_driver::{Driver, NEXT, SIZE, WRITE};
+    use super::*;
+
+    /// Uses every buffer as it comes, and says in its length how many segments it had.
+    #[derive(Default)]
+    struct Sponge {
+        accepted: Option<u64>,
+    }
+
+    impl Device for Sponge {
+        const TYPE: u32 = 42;
+        const QUEUE_SIZES: &'static [u16] = &[8, 16];
+        const SERVED_BY_VCPU: bool = true;
+
+        fn features(&self) -> u64 {
+            0b101
+        }
+
+        fn accept(&mut self, features: u64) {
+            self.accepted = Some(features);
+        }
+
+        fn reset(&mut self) {
+            self.accepted = None;
+        }
+
+        fn read_config(&self, offset: u64, data: &mut [u8]) {
+            data.fill(0x40 + offset.to_le_bytes()[0]);
+        }
+
+        fn process(
+            &mut self,
+            queue: usize,
+            queues: &mut Queues<'_>,
+        ) -> Result<Progress, QueueError> {
+            while let Some(chain) = queues.pop(queue)? {
+                let segments = u32::try_from(chain.readable.len() + 100 * chain.writable.len());
+                queues.push(queue, chain.head, segments.expect("few"))?;
+            }
+            Ok(Progress::Done)
+        }
+
+        fn interests(&self) -> Vec<(std::os::fd::RawFd, vmm_sys_util::epoll::EventSet)> {
+            Vec::new()
+        }
+
+        fn ready(&mut self, _file: std::os::fd::RawFd) -> Option<usize> {
+            None
+        }
+
+        fn cannot_wait(&mut self, _file: std::os::fd::RawFd) {}
+    }
+
+    const VERSION_1: u64 = 1 << VIRTIO_F_VERSION_1;
+
+    #[test]
+    fn device_introduces_itself() {
+        let mut driver = Driver::new(Sponge::default());
+        assert_eq!(driver.read(register::MAGIC_VALUE), 0x7472_6976);
+        assert_eq!(driver.read(register::VERSION), 2);
+        assert_eq!(driver.read(register::DEVICE_ID), 42);
+        assert_eq!(driver.read(register::DEVICE_FEATURES), 0b101);
+        driver.write(register::DEVICE_FEATURES_SEL, 1);
+        assert_eq!(driver.read(register::DEVICE_FEATURES), 1);
+        driver.write(register::DEVICE_FEATURES_SEL, 2);
+        assert_eq!(driver.read(register::DEVICE_FEATURES), 0);
+        for (queue, size) in [(0, 8), (1, 16), (2, 0), (u32::MAX, 0)] {
+            driver.write(register::QUEUE_SEL, queue);
+            assert_eq!(driver.read(register::QUEUE_NUM_MAX), size);
+        }
+        assert_eq!(driver.read(register::SHM_LEN_LOW), u32::MAX);
+        assert_eq!(driver.read(register::CONFIG + 1), 0x4141_4141);
+    }
+
+    #[test]
+    fn features_must_be_offered_and_modern() {
+        for (features, agreed) in
+            [(VERSION_1, true), (VERSION_1 | 4, true), (VERSION_1 | 2, false), (1, false)]
+        {
+            let mut driver = Driver::new(Sponge::default());
+            driver.negotiate(features);
+            assert_eq!(driver.read(register::STATUS) & 8 != 0, agreed, "{features:#x}");
+            assert_eq!(driver.transport.device().accepted, agreed.then_some(features));
+            // Too late to change one's mind, and no way around.
+            driver.write(register::STATUS, 0xf);
+            assert_eq!(driver.read(register::STATUS) & 4 != 0, agreed, "{features:#x}");
+        }
+    }
+
+    #[test]
+    fn only_aligned_words_reach_registers() {
+        let mut driver = Driver::new(Sponge::default());
+        for size in [0, 1, 2, 3, 8, 64] {
+            let mut data = vec![0xaa; size];
+            driver.transport.read(register::MAGIC_VALUE, &mut data);
+            assert_eq!(data, vec![0; size]);
+            driver.transport.write(register::STATUS, &vec![1; size]);
+        }
+        driver.write(register::STATUS + 1, 1);
+        assert_eq!(driver.read(register::STATUS), 0);
+        assert_eq!(driver.read(register::MAGIC_VALUE + 2), 0);
+    }
+
+    #[test]
+    fn queues_outside_memory_or_misaligned_stay_off() {
+        let mut driver = Driver::new(Sponge::default());
+        driver.negotiate(VERSION_1);
+        let good = [0x1000, 0x1100, 0x1200];
+        for (size, addresses) in [
+            (0, good),
+            (3, good),
+            (16, good),
+            (0x1_0008, good),
+            (u32::MAX, good),
+            (8, [0x1008, 0x1100, 0x1200]),
+            (8, [0x1000, 0x1101, 0x1200]),
+            (8, [0x1000, 0x1100, 0x1202]),
+            (8, [0x1000, 0, 0x1200]),
+            // Behind RAM, across its end, in memory that is only readable, and at the end of everything.
+            (8, [0x9_0000, 0x1100, 0x1200]),
+            (8, [0xfff0, 0x1100, 0x1200]),
+            (8, [0x1000, 0x1100, 0x1_0000]),
+            (8, [0x1000, 0x1100, u64::MAX - 3]),
+            (8, [u64::MAX - 15, 0x1100, 0x1200]),
+        ] {
+            assert!(!driver.program(0, size, addresses), "{size} {addresses:x?}");
+        }
+        assert!(driver.program(0, 8, good));
+        // Enabled, it does not change.
+        assert!(driver.program(0, 4, [0x9_0000; 3]));
+        driver.write(register::QUEUE_READY, 0);
+        assert_eq!(driver.read(register::QUEUE_READY), 0);
+    }
+
+    #[test]
+    fn buffers_come_back_and_interrupt() {
+        let mut driver = Driver::running(Sponge::default(), 0, &[1]);
+        driver.post(
+            1,
+            3,
+            &[(0x4000, 1, NEXT, 4), (0x5000, 1, NEXT | WRITE, 5), (0x6000, 1, WRITE, 0)],
+        );
+        driver.notify(1);
+        assert_eq!(driver.used(1), (1, Some((3, 201))));
+        assert_eq!((driver.interrupts.take(), driver.wakes.take()), (1, 0));
+        assert_eq!(driver.read(register::INTERRUPT_STATUS), 1);
+        driver.write(register::INTERRUPT_ACK, 1);
+        assert_eq!(driver.read(register::INTERRUPT_STATUS), 0);
+        driver.suppress(1);
+        driver.post(1, 0, &[(0x4000, 1, 0, 0)]);
+        driver.notify(1);
+        assert_eq!(driver.used(1), (2, Some((0, 1))));
+        assert_eq!(driver.interrupts.take(), 0);
+    }
+
+    #[test]
+    fn notifications_before_their_time_do_nothing() {
+        let mut driver = Driver::new(Sponge::default());
+        driver.notify(0);
+        driver.negotiate(VERSION_1);
+        driver.enable(0);
+        driver.post(0, 0, &[(0x4000, 1, 0, 0)]);
+        driver.notify(0);
+        assert_eq!(driver.used(0).0, 0, "not before DRIVER_OK");
+        driver.write(register::STATUS, 0xf);
+        for queue in [1, 2, u16::MAX] {
+            driver.notify(queue);
+        }
+        assert_eq!(driver.used(0).0, 0);
+        driver.notify(0);
+        assert_eq!(driver.used(0).0, 1);
+    }
+
+    #[test]
+    fn queue_may_be_enabled_late() {
+        let mut driver = Driver::running(Sponge::default(), 0, &[0]);
+        driver.enable(1);
+        driver.post(1, 0, &[(0x4000, 1, 0, 0)]);
+        driver.notify(1);
+        assert_eq!(driver.used(1).0, 1);
+    }
+
+    #[test]
+    fn reset_forgets_everything() {
+        let mut driver = Driver::running(Sponge::default(), 5, &[0, 1]);
+        driver.post(0, 0, &[(0x4000, 1, 0, 0)]);
+        driver.notify(0);
+        driver.write(register::STATUS, 0);
+        assert_eq!(driver.transport.device().accepted, None);
+        for register in [register::STATUS, register::INTERRUPT_STATUS, register::QUEUE_READY] {
+            assert_eq!(driver.read(register), 0);
+        }
+        driver.post(0, 0, &[(0x4000, 1, 0, 0)]);
+        driver.notify(0);
+        assert_eq!(driver.used(0).0, 1, "nothing was used after the reset");
+    }
+
+    #[test]
+    fn broken_rings_stop_the_device_until_reset() {
+        let mut driver = Driver::running(Sponge::default(), 0, &[0]);
+        // More available buffers than descriptors.
+        driver.store(Driver::<Sponge>::rings(0) + 0x102, SIZE + 1);
+        driver.notify(0);
+        assert_eq!(driver.read(register::STATUS) & 0x40, 0x40);
+        assert_eq!(driver.read(register::INTERRUPT_STATUS), 2);
+        assert_eq!(driver.interrupts.take(), 1);
+        // The driver cannot clear it but by a reset, and hears of it once.
+        driver.write(register::STATUS, 0xf);
+        driver.notify(0);
+        assert_eq!((driver.read(register::STATUS) & 0x40, driver.interrupts.take()), (0x40, 0));
+        driver.write(register::STATUS, 0);
+        assert_eq!(driver.read(register::STATUS), 0);
+    }
+
+    #[test]
+    fn chains_that_loop_or_lead_nowhere_end() {
+        let mut driver = Driver::running(Sponge::default(), 0, &[0]);
+        // Itself, a descriptor that does not exist, a head that does not exist, an indirect table nowhere.
+        driver.post(0, 0, &[(0x4000, 1, NEXT, 0)]);
+        driver.post(0, 1, &[(0x4000, 1, NEXT, 1000)]);
+        driver.post(0, 2, &[(u64::MAX, 16, 4, 0)]);
+        driver.notify(0);
+        assert_eq!(driver.used(0), (3, Some((2, 0))));
+        driver.post(0, SIZE + 5, &[]);
+        driver.notify(0);
+        assert_eq!(driver.read(register::STATUS) & 0x40, 0x40);
+    }
+
+    #[test]
+    fn indirect_tables_cannot_be_endless() {
+        let mut driver = Driver::running(Sponge::default(), 0, &[0]);
+        // 65535 descriptors that overlay all memory, most of them with garbage.
+        for at in 0..0x800_u64 {
+            driver.store(0x4000 + 16 * at, 0x4000_u64);
+            driver.store(0x4000 + 16 * at + 8, 1_u32);
+            driver.store(0x4000 + 16 * at + 12, NEXT);
+            driver.store(0x4000 + 16 * at + 14, u16::try_from(at + 1).expect("few"));
+        }
+        driver.post(0, 0, &[(0x4000, 16 * 0x7ff, 4, 0)]);
+        driver.notify(0);
+        assert_eq!(driver.read(register::STATUS) & 0x40, 0x40, "too many segments");
+    }
+
+    #[test]
+    fn event_loop_serves_what_vcpus_do_not() {
+        let mut driver = Driver::running(Rng, 0, &[0]);
+        driver.post(0, 0, &[(0x4000, 0x20, WRITE, 0)]);
+        driver.notify(0);
+        assert_eq!((driver.used(0).0, driver.wakes.take()), (0, 1));
+        driver.transport.attend();
+        assert_eq!(driver.used(0), (1, Some((0, 0x20))));
+        assert_ne!(driver.load::<u128>(0x4000), 0);
+    }
+
+    #[test]
+    fn random_bytes_are_bounded_and_stay_in_memory() {
+        let mut driver = Driver::running(Rng, 0, &[0]);
+        driver.post(0, 0, &[(0x4000, u32::MAX, WRITE, 0)]);
+        driver.post(0, 1, &[(0x9_0000, 8, WRITE, 0)]);
+        driver.post(0, 2, &[(0x4000, 8, 0, 0)]);
+        driver.transport.attend();
+        assert_eq!(driver.used(0), (3, Some((2, 0))));
+        assert_eq!(driver.load::<u32>(Driver::<Rng>::rings(0) + 0x208), 4096, "one buffer's bound");
+    }
+
+    #[test]
+    fn any_write_anywhere_is_survived() {
+        let mut driver = Driver::running(Sponge::default(), 0, &[0, 1]);
+        let mut state = 1_u64;
+        let mut random = || {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            u32::try_from(state >> 33).expect("31 bits")
+        };
+        for _ in 0..200_000 {
+            let offset = u64::from(random() % 0x140) & !3;
+            // Small values mean something to most registers.
+            let value = random() >> (random() % 31);
+            driver.write(offset, value);
+            driver.read(offset);
+            if random() % 16 == 0 {
+                driver.store(u64::from(0x1000 + random() % 0x800) & !3, random());
+            }
+        }
+    }
+}

@@ -5,6 +5,8 @@ pub mod memory;
 pub mod mmio;
 pub mod queue;
 pub mod rng;
+#[cfg(test)]
+pub mod test_driver;
 
 use std::os::fd::RawFd;
 

@@ -1,0 +1,307 @@
+//! Who a process is: credentials(7), groups and sessions.
+
+use crate::errno::{Errno, Result};
+use crate::memory::UserPtr;
+use crate::process::{Credentials, Pid, current, find};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+/// `NGROUPS_MAX`.
+const MAX_GROUPS: usize = 65536;
+/// "Leave as it is".
+const KEEP: u32 = u32::MAX;
+
+/// `getuid(2)`.
+pub fn getuid() -> u32 {
+    current().credentials().uid
+}
+
+/// `geteuid(2)`.
+pub fn geteuid() -> u32 {
+    current().credentials().euid
+}
+
+/// `getgid(2)`.
+pub fn getgid() -> u32 {
+    current().credentials().gid
+}
+
+/// `getegid(2)`.
+pub fn getegid() -> u32 {
+    current().credentials().egid
+}
+
+/// `getresuid(2)`.
+///
+/// # Errors
+/// EFAULT.
+pub fn getresuid(real: UserPtr<u32>, effective: UserPtr<u32>, saved: UserPtr<u32>) -> Result<()> {
+    let who = current().credentials();
+    real.write(who.uid)?;
+    effective.write(who.euid)?;
+    saved.write(who.suid)
+}
+
+/// `getresgid(2)`.
+///
+/// # Errors
+/// EFAULT.
+pub fn getresgid(real: UserPtr<u32>, effective: UserPtr<u32>, saved: UserPtr<u32>) -> Result<()> {
+    let who = current().credentials();
+    real.write(who.gid)?;
+    effective.write(who.egid)?;
+    saved.write(who.sgid)
+}
+
+fn change(act: impl FnOnce(&mut Credentials) -> Result<()>) -> Result<()> {
+    let process = current();
+    let mut who = process.credentials();
+    act(&mut who)?;
+    process.set_credentials(who);
+    Ok(())
+}
+
+/// `setuid(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn setuid(user: u32) -> Result<()> {
+    if user == KEEP {
+        return Err(Errno::EINVAL);
+    }
+    change(|who| {
+        if who.is_privileged() {
+            (who.uid, who.suid) = (user, user);
+        } else if user != who.uid && user != who.suid {
+            return Err(Errno::EPERM);
+        }
+        (who.euid, who.fsuid) = (user, user);
+        Ok(())
+    })
+}
+
+/// `setgid(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn setgid(group: u32) -> Result<()> {
+    if group == KEEP {
+        return Err(Errno::EINVAL);
+    }
+    change(|who| {
+        if who.is_privileged() {
+            (who.gid, who.sgid) = (group, group);
+        } else if group != who.gid && group != who.sgid {
+            return Err(Errno::EPERM);
+        }
+        (who.egid, who.fsgid) = (group, group);
+        Ok(())
+    })
+}
+
+/// `setreuid(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn setreuid(real: u32, effective: u32) -> Result<()> {
+    change(|who| {
+        let allowed =
+            |id: u32, list: &[u32]| id == KEEP || who.is_privileged() || list.contains(&id);
+        if !allowed(real, &[who.uid, who.euid])
+            || !allowed(effective, &[who.uid, who.euid, who.suid])
+        {
+            return Err(Errno::EPERM);
+        }
+        let before = who.uid;
+        if real != KEEP {
+            who.uid = real;
+        }
+        if effective != KEEP {
+            who.euid = effective;
+        }
+        if real != KEEP || (effective != KEEP && effective != before) {
+            who.suid = who.euid;
+        }
+        who.fsuid = who.euid;
+        Ok(())
+    })
+}
+
+/// `setregid(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn setregid(real: u32, effective: u32) -> Result<()> {
+    change(|who| {
+        let allowed =
+            |id: u32, list: &[u32]| id == KEEP || who.is_privileged() || list.contains(&id);
+        if !allowed(real, &[who.gid, who.egid])
+            || !allowed(effective, &[who.gid, who.egid, who.sgid])
+        {
+            return Err(Errno::EPERM);
+        }
+        let before = who.gid;
+        if real != KEEP {
+            who.gid = real;
+        }
+        if effective != KEEP {
+            who.egid = effective;
+        }
+        if real != KEEP || (effective != KEEP && effective != before) {
+            who.sgid = who.egid;
+        }
+        who.fsgid = who.egid;
+        Ok(())
+    })
+}
+
+/// `setresuid(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn setresuid(real: u32, effective: u32, saved: u32) -> Result<()> {
+    change(|who| {
+        let own = [who.uid, who.euid, who.suid];
+        if !who.is_privileged()
+            && [real, effective, saved].iter().any(|id| *id != KEEP && !own.contains(id))
+        {
+            return Err(Errno::EPERM);
+        }
+        let pick = |new: u32, old: u32| if new == KEEP { old } else { new };
+        (who.uid, who.euid, who.suid) =
+            (pick(real, who.uid), pick(effective, who.euid), pick(saved, who.suid));
+        who.fsuid = who.euid;
+        Ok(())
+    })
+}
+
+/// `setresgid(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn setresgid(real: u32, effective: u32, saved: u32) -> Result<()> {
+    change(|who| {
+        let own = [who.gid, who.egid, who.sgid];
+        if !who.is_privileged()
+            && [real, effective, saved].iter().any(|id| *id != KEEP && !own.contains(id))
+        {
+            return Err(Errno::EPERM);
+        }
+        let pick = |new: u32, old: u32| if new == KEEP { old } else { new };
+        (who.gid, who.egid, who.sgid) =
+            (pick(real, who.gid), pick(effective, who.egid), pick(saved, who.sgid));
+        who.fsgid = who.egid;
+        Ok(())
+    })
+}
+
+/// `setfsuid(2)`: returns the previous id, whether it changed or not.
+pub fn setfsuid(user: u32) -> u32 {
+    let process = current();
+    let mut who = process.credentials();
+    let before = who.fsuid;
+    if who.is_privileged() || [who.uid, who.euid, who.suid, who.fsuid].contains(&user) {
+        who.fsuid = if user == KEEP { before } else { user };
+        process.set_credentials(who);
+    }
+    before
+}
+
+/// `setfsgid(2)`: returns the previous id, whether it changed or not.
+pub fn setfsgid(group: u32) -> u32 {
+    let process = current();
+    let mut who = process.credentials();
+    let before = who.fsgid;
+    if who.is_privileged() || [who.gid, who.egid, who.sgid, who.fsgid].contains(&group) {
+        who.fsgid = if group == KEEP { before } else { group };
+        process.set_credentials(who);
+    }
+    before
+}
+
+/// `getgroups(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn getgroups(size: i32, list: UserPtr<u32>) -> Result<usize> {
+    let who = current().credentials();
+    let size = usize::try_from(size).map_err(|_| Errno::EINVAL)?;
+    let groups = who.groups();
+    if size == 0 {
+        return Ok(groups.len());
+    }
+    if size < groups.len() {
+        return Err(Errno::EINVAL);
+    }
+    for (index, group) in groups.iter().enumerate() {
+        list.element(index).write(*group)?;
+    }
+    Ok(groups.len())
+}
+
+/// `setgroups(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn setgroups(size: i32, list: UserPtr<u32>) -> Result<()> {
+    if !current().credentials().is_privileged() {
+        return Err(Errno::EPERM);
+    }
+    let size =
+        usize::try_from(size).ok().filter(|size| *size <= MAX_GROUPS).ok_or(Errno::EINVAL)?;
+    let mut groups = Vec::new();
+    groups.try_reserve_exact(size).map_err(|_| Errno::ENOMEM)?;
+    for index in 0..size {
+        groups.push(list.element(index).read()?);
+    }
+    change(|who| {
+        who.groups = Some(Arc::new(groups));
+        Ok(())
+    })
+}
+
+/// `getpgid(2)`.
+///
+/// # Errors
+/// ESRCH.
+pub fn getpgid(pid: Pid) -> Result<Pid> {
+    if pid == 0 {
+        return Ok(current().group);
+    }
+    find(pid).map(|process| process.group).ok_or(Errno::ESRCH)
+}
+
+/// `getpgrp(2)`.
+pub fn getpgrp() -> Pid {
+    current().group
+}
+
+/// `getsid(2)`: the first program leads the only session.
+///
+/// # Errors
+/// ESRCH.
+pub fn getsid(pid: Pid) -> Result<Pid> {
+    getpgid(pid)
+}
+
+/// `setsid(2)`: the first program leads a process group already.
+///
+/// # Errors
+/// EPERM.
+pub fn setsid() -> Result<Pid> {
+    Err(Errno::EPERM)
+}
+
+/// `setpgid(2)`: the first program leads a session, so that its group cannot change.
+///
+/// # Errors
+/// As the man page says.
+pub fn setpgid(pid: Pid, group: Pid) -> Result<()> {
+    if group < 0 {
+        return Err(Errno::EINVAL);
+    }
+    if pid != 0 && pid != current().pid {
+        return Err(Errno::ESRCH);
+    }
+    Err(Errno::EPERM)
+}
