@@ -111,8 +111,8 @@ impl Random {
     }
 
     /// One of these.
-    pub fn one_of<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
-        &choices[usize::try_from(self.below(choices.len() as u64)).expect("an index")]
+    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::try_from(self.below(choices.len() as u64)).expect("an index")]
     }
 }
 
