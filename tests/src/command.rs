@@ -59,7 +59,13 @@ pub struct Run {
 
 impl fmt::Debug for Run {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "status {} after {:?}\n--- stdout\n{}", self.status, self.time, excerpt(&self.stdout))?;
+        write!(
+            f,
+            "status {} after {:?}\n--- stdout\n{}",
+            self.status,
+            self.time,
+            excerpt(&self.stdout)
+        )?;
         write!(f, "\n--- stderr\n{}", excerpt(&self.stderr))
     }
 }
@@ -191,7 +197,8 @@ impl Spec {
             Output::Collected => {}
             Output::Merged => {
                 let (reader, writer) = io::pipe().map_err(|error| failed("make a pipe", error))?;
-                let other = writer.try_clone().map_err(|error| failed("copy a descriptor", error))?;
+                let other =
+                    writer.try_clone().map_err(|error| failed("copy a descriptor", error))?;
                 self.command.stdout(writer).stderr(other);
                 merged = Some(reader);
             }
@@ -221,7 +228,15 @@ impl Spec {
             None => collect(child.stdout.take()),
         };
         let stderr = collect(child.stderr.take());
-        Ok(Running { child, stdout, stderr, started, limit: self.limit, shown: self.shown, silence })
+        Ok(Running {
+            child,
+            stdout,
+            stderr,
+            started,
+            limit: self.limit,
+            shown: self.shown,
+            silence,
+        })
     }
 }
 
@@ -302,7 +317,8 @@ impl Running {
         let deadline = self.started + self.limit;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut poll =
+                libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
             // SAFETY: one pollfd, which lives across the call.
             let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
@@ -326,7 +342,8 @@ fn wait(child: i32) -> Result<(ExitStatus, Duration), String> {
         }
     }
     let duration = |time: libc::timeval| {
-        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0)) + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+        Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+            + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
     };
     Ok((ExitStatus::from_raw(status), duration(usage.ru_utime) + duration(usage.ru_stime)))
 }

@@ -10,10 +10,8 @@ use crate::command::{Input, Output, Run, Spec, excerpt};
 use crate::harness::Context;
 
 /// What `airlock run` sets without being asked.
-const GUEST_ENVIRONMENT: [(&str, &str); 2] = [
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
-    ("HOME", "/root"),
-];
+const GUEST_ENVIRONMENT: [(&str, &str); 2] =
+    [("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("HOME", "/root")];
 
 /// A file that the program finds in its working directory.
 #[derive(Clone, Debug)]
@@ -44,7 +42,9 @@ impl Program {
             path: path.into(),
             arguments: Vec::new(),
             options: Vec::new(),
-            environment: GUEST_ENVIRONMENT.map(|(name, value)| (name.into(), value.into())).to_vec(),
+            environment: GUEST_ENVIRONMENT
+                .map(|(name, value)| (name.into(), value.into()))
+                .to_vec(),
             files: Vec::new(),
             input: Input::default(),
             output: Output::default(),
@@ -112,7 +112,8 @@ impl Program {
     }
 
     fn lay_out(&self, directory: &Path) -> Result<(), String> {
-        fs::create_dir_all(directory).map_err(|error| format!("cannot make a directory: {error}"))?;
+        fs::create_dir_all(directory)
+            .map_err(|error| format!("cannot make a directory: {error}"))?;
         for file in &self.files {
             let path = directory.join(&file.name);
             fs::write(&path, &file.bytes)
@@ -150,7 +151,9 @@ impl Program {
         let after = listing(&directory)?;
         remove(&directory)?;
         if before != after {
-            return Err(format!("the microVM changed the host's directory:\n{before:?}\n{after:?}"));
+            return Err(format!(
+                "the microVM changed the host's directory:\n{before:?}\n{after:?}"
+            ));
         }
         if run.leftovers {
             return Err("processes were left behind".to_owned());
@@ -176,7 +179,10 @@ impl Program {
         actual.stderr = (self.normalise)(actual.stderr);
         let mut differences = Vec::new();
         if expected.status != actual.status {
-            differences.push(format!("exit status: {} on the host, {} in the guest", expected.status, actual.status));
+            differences.push(format!(
+                "exit status: {} on the host, {} in the guest",
+                expected.status, actual.status
+            ));
         }
         differences.extend(difference("standard output", &expected.stdout, &actual.stdout));
         differences.extend(difference("standard error", &expected.stderr, &actual.stderr));
@@ -191,7 +197,8 @@ impl Program {
 }
 
 fn remove(directory: &Path) -> Result<(), String> {
-    fs::remove_dir_all(directory).map_err(|error| format!("cannot remove '{}': {error}", directory.display()))
+    fs::remove_dir_all(directory)
+        .map_err(|error| format!("cannot remove '{}': {error}", directory.display()))
 }
 
 type Entry = (PathBuf, u64, u32);
@@ -216,7 +223,8 @@ pub fn difference(what: &str, expected: &[u8], actual: &[u8]) -> Option<String> 
     let at = expected.iter().zip(actual).take_while(|(a, b)| a == b).count();
     let line = expected[..at].iter().filter(|&&byte| byte == b'\n').count();
     let around = |bytes: &[u8]| {
-        let start = bytes[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
+        let start =
+            bytes[..at].iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1);
         let start = start.max(at.saturating_sub(200));
         let rest = &bytes[start..];
         let end = rest.iter().position(|&byte| byte == b'\n').unwrap_or(rest.len()).min(300);
@@ -243,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_difference_is_shown_with_its_line() {
-        let text = difference("output", b"one\ntwo\nthree\n", b"one\ntwo\nthrew\n").unwrap_or_default();
+        let text =
+            difference("output", b"one\ntwo\nthree\n", b"one\ntwo\nthrew\n").unwrap_or_default();
         assert!(text.contains("byte 12, line 3"), "{text}");
         assert!(text.contains("host:  three\n  guest: threw"), "{text}");
     }

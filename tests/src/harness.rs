@@ -79,7 +79,9 @@ impl Tests {
 
     /// Keeps those whose name contains one of the filters; all without any filter.
     pub fn filter(&mut self, filters: &[String]) {
-        self.list.retain(|test| filters.is_empty() || filters.iter().any(|filter| test.name.contains(filter.as_str())));
+        self.list.retain(|test| {
+            filters.is_empty() || filters.iter().any(|filter| test.name.contains(filter.as_str()))
+        });
     }
 
     /// The names.
@@ -94,7 +96,8 @@ impl Tests {
         thread::scope(|scope| {
             for _ in 0..jobs {
                 scope.spawn(|| {
-                    while let Some(test) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) {
+                    while let Some(test) = queue.lock().ok().and_then(|mut queue| queue.pop_front())
+                    {
                         let started = Instant::now();
                         let result = run_one(&test, context);
                         let milliseconds = started.elapsed().as_millis();
@@ -124,7 +127,8 @@ impl Tests {
 
 fn run_one(test: &Test, context: &Context) -> Result<(), String> {
     let directory = context.directory.join(test.name.replace(['/', ' '], "-"));
-    fs::create_dir_all(&directory).map_err(|error| format!("cannot make '{}': {error}", directory.display()))?;
+    fs::create_dir_all(&directory)
+        .map_err(|error| format!("cannot make '{}': {error}", directory.display()))?;
     let context = Context { directory: directory.clone(), ..context.clone() };
     let result = panic::catch_unwind(AssertUnwindSafe(|| (test.body)(&context)))
         .unwrap_or_else(|_| Err("the test itself panicked".to_owned()));

@@ -36,7 +36,8 @@ fn parse() -> Result<Options, String> {
     let mut arguments = env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
-        let number = |text: String| text.parse::<u32>().map_err(|_| format!("'{text}' is not a number"));
+        let number =
+            |text: String| text.parse::<u32>().map_err(|_| format!("'{text}' is not a number"));
         match argument.as_str() {
             "--airlock" => airlock = value()?.into(),
             "--fixtures" => fixtures = value()?.into(),
@@ -48,13 +49,19 @@ fn parse() -> Result<Options, String> {
                 println!("{USAGE}");
                 process::exit(0);
             }
-            option if option.starts_with('-') => return Err(format!("unknown option {option}\n{USAGE}")),
+            option if option.starts_with('-') => {
+                return Err(format!("unknown option {option}\n{USAGE}"));
+            }
             filter => filters.push(filter.to_owned()),
         }
     }
-    let absolute = |path: PathBuf| fs::canonicalize(&path).map_err(|error| format!("cannot find '{}': {error}", path.display()));
+    let absolute = |path: PathBuf| {
+        fs::canonicalize(&path)
+            .map_err(|error| format!("cannot find '{}': {error}", path.display()))
+    };
     let directory = env::temp_dir().join(format!("system-tests-{}", process::id()));
-    let context = Context { airlock: absolute(airlock)?, fixtures: absolute(fixtures)?, directory, patience };
+    let context =
+        Context { airlock: absolute(airlock)?, fixtures: absolute(fixtures)?, directory, patience };
     Ok(Options { context, jobs, quiet, list, filters })
 }
 

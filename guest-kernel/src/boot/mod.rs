@@ -45,7 +45,6 @@ struct Features {
 fn enable_features() -> Features {
     const LEAF7_EBX_FSGSBASE: u32 = 1;
     const LEAF7_EBX_SMEP: u32 = 1 << 7;
-    const LEAF7_EBX_SMAP: u32 = 1 << 20;
     const LEAF7_ECX_UMIP: u32 = 1 << 2;
     const LEAF1_ECX_XSAVE: u32 = 1 << 26;
     /// `HWCAP2_FSGSBASE`.
@@ -56,7 +55,6 @@ fn enable_features() -> Features {
     for (have, bit) in [
         (leaf7.ebx & LEAF7_EBX_FSGSBASE, cr4::FSGSBASE),
         (leaf7.ebx & LEAF7_EBX_SMEP, cr4::SMEP),
-        (leaf7.ebx & LEAF7_EBX_SMAP, cr4::SMAP),
         (leaf7.ecx & LEAF7_ECX_UMIP, cr4::UMIP),
         (leaf1.ecx & LEAF1_ECX_XSAVE, cr4::OSXSAVE),
     ] {
@@ -66,9 +64,6 @@ fn enable_features() -> Features {
     }
     // SAFETY: CPUID has each of them.
     unsafe { cpu::set_cr4(bits) };
-    if bits & cr4::SMAP != 0 {
-        crate::arch::copy::enable_smap();
-    }
     if bits & cr4::OSXSAVE != 0 {
         let components = cpu::cpuid(0xd, 0);
         // x87, SSE, AVX, and the three of AVX-512: what signal frames can hold.

@@ -60,11 +60,18 @@ fn run() -> Result<(), Failure> {
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => json = Some(PathBuf::from(arguments.next().ok_or("--json needs a file")?)),
-            other => return Err(format!("unknown argument '{other}'; usage: bench [--json FILE]").into()),
+            other => {
+                return Err(format!("unknown argument '{other}'; usage: bench [--json FILE]").into());
+            }
         }
     }
-    let directory = env::current_exe()?.parent().ok_or("this executable is in no directory")?.to_owned();
-    let paths = Paths { top: env::current_dir()?, airlock: directory.join("airlock"), floor: directory.join("floor") };
+    let directory =
+        env::current_exe()?.parent().ok_or("this executable is in no directory")?.to_owned();
+    let paths = Paths {
+        top: env::current_dir()?,
+        airlock: directory.join("airlock"),
+        floor: directory.join("floor"),
+    };
 
     let mut figures = start_up(&paths)?;
     figures.extend(counters(&paths)?);
@@ -103,7 +110,8 @@ impl Candidate {
 
     /// QEMU's microvm: slow, and ended by a status of its own.
     fn microvm(name: &'static str, arguments: &[&str]) -> Self {
-        let machine = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "512"];
+        let machine =
+            ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-m", "512"];
         let exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"];
         let all = [&machine[..], &exit[..], arguments].concat();
         Self { rounds: SLOW_ROUNDS, status: 1, ..Self::new(name, "qemu-system-x86_64", &all) }
@@ -111,9 +119,16 @@ impl Candidate {
 
     fn time(&mut self) -> Result<Duration, Failure> {
         let start = Instant::now();
-        let status = self.command.status().map_err(|error| format!("cannot start {}: {error}", self.name))?;
+        let status = self
+            .command
+            .status()
+            .map_err(|error| format!("cannot start {}: {error}", self.name))?;
         let time = start.elapsed();
-        if status.code() == Some(self.status) { Ok(time) } else { Err(format!("{}: {status}", self.name).into()) }
+        if status.code() == Some(self.status) {
+            Ok(time)
+        } else {
+            Err(format!("{}: {status}", self.name).into())
+        }
     }
 }
 
@@ -128,8 +143,15 @@ fn start_up(paths: &Paths) -> Result<Vec<Figure>, Failure> {
         Candidate::new("floor: split irqchip, one instruction", &paths.floor, &[]),
         Candidate::new("airlock run hello", &paths.airlock, &["run", hello]),
         Candidate::new("hello on the host", hello, &[]),
-        Candidate::new("bwrap --unshare-all hello", "bwrap", &["--unshare-all", "--ro-bind", "/", "/", hello]),
-        Candidate::microvm("QEMU microvm, a guest that does nothing", &["-M", kvm, "-kernel", nothing]),
+        Candidate::new(
+            "bwrap --unshare-all hello",
+            "bwrap",
+            &["--unshare-all", "--ro-bind", "/", "/", hello],
+        ),
+        Candidate::microvm(
+            "QEMU microvm, a guest that does nothing",
+            &["-M", kvm, "-kernel", nothing],
+        ),
     ];
     // What is not installed, or does not work here, is left out of the table.
     candidates.retain_mut(|candidate| match candidate.time() {
@@ -159,8 +181,18 @@ fn start_up(paths: &Paths) -> Result<Vec<Figure>, Failure> {
         candidate.times.sort_unstable();
         let median = candidate.times[candidate.times.len() / 2].as_secs_f64() * 1e3;
         let least = candidate.times[0].as_secs_f64() * 1e3;
-        figures.push(Figure { name: candidate.name.to_owned(), value: median, unit: "ms", bound: None });
-        figures.push(Figure { name: format!("{} (least)", candidate.name), value: least, unit: "ms", bound: None });
+        figures.push(Figure {
+            name: candidate.name.to_owned(),
+            value: median,
+            unit: "ms",
+            bound: None,
+        });
+        figures.push(Figure {
+            name: format!("{} (least)", candidate.name),
+            value: least,
+            unit: "ms",
+            bound: None,
+        });
         if candidate.name.starts_with("floor") {
             floor = Some((median, least));
         } else if candidate.name.starts_with("airlock") {
@@ -168,7 +200,12 @@ fn start_up(paths: &Paths) -> Result<Vec<Figure>, Failure> {
         }
     }
     if let (Some(floor), Some(airlock)) = (floor, airlock) {
-        let ratio = |name: &str, value| Figure { name: name.to_owned(), value, unit: "x the floor", bound: Some(2.5) };
+        let ratio = |name: &str, value| Figure {
+            name: name.to_owned(),
+            value,
+            unit: "x the floor",
+            bound: Some(2.5),
+        };
         figures.push(ratio("airlock run hello, medians", airlock.0 / floor.0));
         figures.push(ratio("airlock run hello, least times", airlock.1 / floor.1));
     }
@@ -180,7 +217,11 @@ fn counters(paths: &Paths) -> Result<Vec<Figure>, Failure> {
     let mut figures = Vec::new();
     // A program whose first instructions are an exit: all that remains is the way to it.
     for (program, title, bounds) in [
-        ("exit-asm", "entry to first user instruction, and exit", [Some(20_000.0), None, None, None]),
+        (
+            "exit-asm",
+            "entry to first user instruction, and exit",
+            [Some(20_000.0), None, None, None],
+        ),
         ("hello-musl", "hello", [None, None, Some(256.0), Some(3072.0)]),
     ] {
         let report = env::temp_dir().join(format!("airlock-bench-{}", std::process::id()));
@@ -233,15 +274,29 @@ fn null_call(paths: &Paths) -> Result<Vec<Figure>, Failure> {
         }),
         ("null system call, under hardware KVM", {
             let mut command = Command::new(paths.script("emulated-kvm"));
-            command.args(["--icount", "--file"]).arg(&program).arg(&paths.airlock).arg("run").arg(&program);
+            command
+                .args(["--icount", "--file"])
+                .arg(&program)
+                .arg(&paths.airlock)
+                .arg("run")
+                .arg(&program);
             command
         }),
     ] {
         let output = command.stdin(Stdio::null()).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
         match text.trim().parse() {
-            Ok(value) => figures.push(Figure { name: name.to_owned(), value, unit: "instructions", bound: Some(60.0) }),
-            Err(_) => eprintln!("bench: left out: {name}: {}, {}", output.status, String::from_utf8_lossy(&output.stderr)),
+            Ok(value) => figures.push(Figure {
+                name: name.to_owned(),
+                value,
+                unit: "instructions",
+                bound: Some(60.0),
+            }),
+            Err(_) => eprintln!(
+                "bench: left out: {name}: {}, {}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            ),
         }
     }
     Ok(figures)
@@ -250,9 +305,13 @@ fn null_call(paths: &Paths) -> Result<Vec<Figure>, Failure> {
 /// How many system calls the VMM's threads may make.
 fn filters(paths: &Paths) -> Result<Vec<Figure>, Failure> {
     let allowed = |thread: &str| -> Result<BTreeSet<String>, Failure> {
-        let output = Command::new(&paths.airlock).args(["seccomp", "print", "--thread", thread]).output()?;
+        let output =
+            Command::new(&paths.airlock).args(["seccomp", "print", "--thread", thread]).output()?;
         let text = String::from_utf8(output.stdout)?;
-        let names = text.lines().filter(|line| line.starts_with("  ")).filter_map(|line| line.split_whitespace().next());
+        let names = text
+            .lines()
+            .filter(|line| line.starts_with("  "))
+            .filter_map(|line| line.split_whitespace().next());
         Ok(names.map(str::to_owned).collect())
     };
     let (vcpu, vmm) = (allowed("vcpu")?, allowed("vmm")?);
@@ -279,15 +338,24 @@ fn shown(value: f64) -> String {
 
 fn table(figures: &[Figure]) -> String {
     let width = figures.iter().map(|figure| figure.name.len()).max().unwrap_or(0);
-    let mut text = format!("{:width$}  {:>12}  {:<12}  {:>8}\n", "figure", "value", "unit", "at most");
+    let mut text =
+        format!("{:width$}  {:>12}  {:<12}  {:>8}\n", "figure", "value", "unit", "at most");
     for figure in figures {
         let bound = figure.bound.map_or_else(String::new, shown);
         let verdict = match figure.bound {
-            Some(bound) if figure.value > bound => format!("  OVER by {:.2} times", figure.value / bound),
+            Some(bound) if figure.value > bound => {
+                format!("  OVER by {:.2} times", figure.value / bound)
+            }
             _ => String::new(),
         };
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "{:width$}  {:>12}  {:<12}  {bound:>8}{verdict}", figure.name, shown(figure.value), figure.unit);
+        let _ = writeln!(
+            text,
+            "{:width$}  {:>12}  {:<12}  {bound:>8}{verdict}",
+            figure.name,
+            shown(figure.value),
+            figure.unit
+        );
     }
     text
 }
@@ -296,7 +364,10 @@ fn to_json(figures: &[Figure]) -> String {
     let rows = figures.iter().map(|figure| {
         let bound = figure.bound.map_or_else(|| "null".to_owned(), |bound| bound.to_string());
         // No name has a character that JSON would have escaped.
-        format!("  {{\"name\": \"{}\", \"value\": {}, \"unit\": \"{}\", \"at_most\": {bound}}}", figure.name, figure.value, figure.unit)
+        format!(
+            "  {{\"name\": \"{}\", \"value\": {}, \"unit\": \"{}\", \"at_most\": {bound}}}",
+            figure.name, figure.value, figure.unit
+        )
     });
     format!("[\n{}\n]\n", rows.collect::<Vec<_>>().join(",\n"))
 }
@@ -319,6 +390,9 @@ mod tests {
         let figure = |value| Figure { name: "x".to_owned(), value, unit: "u", bound: Some(2.0) };
         assert!(table(&[figure(3.0)]).contains("OVER by 1.50 times"));
         assert!(!table(&[figure(2.0)]).contains("OVER"));
-        assert_eq!(to_json(&[figure(2.0)]), "[\n  {\"name\": \"x\", \"value\": 2, \"unit\": \"u\", \"at_most\": 2}\n]\n");
+        assert_eq!(
+            to_json(&[figure(2.0)]),
+            "[\n  {\"name\": \"x\", \"value\": 2, \"unit\": \"u\", \"at_most\": 2}\n]\n"
+        );
     }
 }

@@ -6,7 +6,10 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_segment, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_MAX_CPUID_ENTRIES, kvm_enable_cap, kvm_segment,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm, VcpuExit};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
@@ -50,7 +53,11 @@ fn run() -> Result<Vec<(&'static str, u128)>, Failure> {
     let kvm = Kvm::new()?;
     let vm = kvm.create_vm()?;
     done("create VM");
-    vm.enable_cap(&kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [24, 0, 0, 0], ..Default::default() })?;
+    vm.enable_cap(&kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        args: [24, 0, 0, 0],
+        ..Default::default()
+    })?;
     done("split irqchip");
     let memory: GuestMemoryMmap = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)])?;
     prepare(&memory)?;
@@ -59,7 +66,9 @@ fn run() -> Result<Vec<(&'static str, u128)>, Failure> {
         flags: 0,
         guest_phys_addr: 0,
         memory_size: u64::try_from(MEMORY)?,
-        userspace_addr: u64::try_from(memory.get_host_address(GuestAddress(0))?.expose_provenance())?,
+        userspace_addr: u64::try_from(
+            memory.get_host_address(GuestAddress(0))?.expose_provenance(),
+        )?,
     };
     // SAFETY: the region is the mapping above, which outlives the virtual machine.
     unsafe { vm.set_user_memory_region(region)? };
@@ -71,7 +80,17 @@ fn run() -> Result<Vec<(&'static str, u128)>, Failure> {
     vcpu.set_cpuid2(&cpuid)?;
     done("set CPUID");
     let mut special = vcpu.get_sregs()?;
-    let code = kvm_segment { base: 0, limit: 0xffff_ffff, selector: 8, type_: 11, present: 1, s: 1, l: 1, g: 1, ..Default::default() };
+    let code = kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector: 8,
+        type_: 11,
+        present: 1,
+        s: 1,
+        l: 1,
+        g: 1,
+        ..Default::default()
+    };
     let data = kvm_segment { selector: 16, type_: 3, l: 0, db: 1, ..code };
     special.cs = code;
     (special.ds, special.es, special.ss) = (data, data, data);

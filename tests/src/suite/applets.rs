@@ -21,8 +21,17 @@ const READERS: [&[&str]; 31] = [
     &["md5sum", "noise"],
     &["sort", "prose"],
     &["sort", "-n", "-k1,1", "-k2", "-u", "prose"],
-    &["awk", "{ sum[$2] += $1; words += NF } END { for (w in sum) total += sum[w]; print NR, words, total }", "prose"],
-    &["awk", "-F\t", "NR % 100 == 0 { printf \"%5d|%s|%.3f\\n\", NR, toupper($1), sqrt($2) }", "prose"],
+    &[
+        "awk",
+        "{ sum[$2] += $1; words += NF } END { for (w in sum) total += sum[w]; print NR, words, total }",
+        "prose",
+    ],
+    &[
+        "awk",
+        "-F\t",
+        "NR % 100 == 0 { printf \"%5d|%s|%.3f\\n\", NR, toupper($1), sqrt($2) }",
+        "prose",
+    ],
     &["wc", "prose", "noise", "numbers"],
     &["head", "-n", "1000", "prose"],
     &["head", "-c", "70000", "noise"],
@@ -84,7 +93,11 @@ const OTHERS: [&[&str]; 22] = [
     &["cal", "9", "1752"],
     &["usleep", "1000"],
     &["readlink", "/proc/self/cwd"],
-    &["sh", "-c", "x=0; while [ $x -lt 1000 ]; do x=$((x+1)); done; echo $x > f; read y < f; echo $y ${#y}; exit 7"],
+    &[
+        "sh",
+        "-c",
+        "x=0; while [ $x -lt 1000 ]; do x=$((x+1)); done; echo $x > f; read y < f; echo $y ${#y}; exit 7",
+    ],
     &["sh", "-c", "cd /tmp && umask 077 && : > new && [ -f new ] && echo made; kill -TERM $$"],
 ];
 
@@ -110,7 +123,8 @@ const WRITERS: [&[&str]; 16] = [
 
 fn with_files(program: Program) -> Program {
     let numbers: String = (0..5000).map(|number| format!("{}\n", number / 3)).collect();
-    let others: String = (0..5000).map(|number| format!("{}\n", number / 3 + number / 1777)).collect();
+    let others: String =
+        (0..5000).map(|number| format!("{}\n", number / 3 + number / 1777)).collect();
     program
         .file("noise", noise(4 * MEGABYTE))
         .file("prose", prose(3 * MEGABYTE))
@@ -127,20 +141,33 @@ pub(super) fn add(tests: &mut Tests) {
     }
     for line in FILTERS {
         tests.add(format!("applets/{} < prose", line.join(" ")), move |context| {
-            busybox(context, line).input(Input::Pipe(prose(2 * MEGABYTE))).compare(context).map(drop)
+            busybox(context, line)
+                .input(Input::Pipe(prose(2 * MEGABYTE)))
+                .compare(context)
+                .map(drop)
         });
     }
     for line in OTHERS {
-        tests.add(format!("applets/{}", line.join(" ")), move |context| busybox(context, line).compare(context).map(drop));
+        tests.add(format!("applets/{}", line.join(" ")), move |context| {
+            busybox(context, line).compare(context).map(drop)
+        });
     }
     for line in WRITERS {
         tests.add(format!("applets/{}", line.join(" ")), move |context| {
-            with_files(busybox(context, line)).input(Input::Pipe(b"some input\n".to_vec())).compare(context).map(drop)
+            with_files(busybox(context, line))
+                .input(Input::Pipe(b"some input\n".to_vec()))
+                .compare(context)
+                .map(drop)
         });
     }
     tests.add("applets/gzip -dc", |context| {
-        let packed = busybox(context, &["gzip", "-c", "prose"]).file("prose", prose(MEGABYTE)).run_on_host(context)?.stdout;
-        let run = busybox(context, &["gzip", "-dc", "prose.gz"]).file("prose.gz", packed).compare(context)?;
+        let packed = busybox(context, &["gzip", "-c", "prose"])
+            .file("prose", prose(MEGABYTE))
+            .run_on_host(context)?
+            .stdout;
+        let run = busybox(context, &["gzip", "-dc", "prose.gz"])
+            .file("prose.gz", packed)
+            .compare(context)?;
         ensure(run.stdout == prose(MEGABYTE), || "not what was packed".to_owned())
     });
 }

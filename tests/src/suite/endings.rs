@@ -9,8 +9,16 @@ use crate::comparison::Program;
 use crate::harness::{Context, Tests};
 
 /// Starts a program that does not end, sends a signal after a time, and returns how the command ended.
-fn interrupted(context: &Context, state: &str, signal: i32, after: Duration) -> Result<Run, String> {
-    let program = Program::new(context.fixture("wait")).args([state]).input(Input::Silence).limit(Duration::from_secs(10));
+fn interrupted(
+    context: &Context,
+    state: &str,
+    signal: i32,
+    after: Duration,
+) -> Result<Run, String> {
+    let program = Program::new(context.fixture("wait"))
+        .args([state])
+        .input(Input::Silence)
+        .limit(Duration::from_secs(10));
     let spec = program.guest_spec(context).directory(&context.directory).input(Input::Silence);
     let machine = spec.limit(Duration::from_secs(10) * context.patience).start()?;
     thread::sleep(after);
@@ -19,15 +27,35 @@ fn interrupted(context: &Context, state: &str, signal: i32, after: Duration) -> 
 }
 
 pub(super) fn add(tests: &mut Tests) {
-    let signals = [("SIGINT", libc::SIGINT), ("SIGTERM", libc::SIGTERM), ("SIGHUP", libc::SIGHUP), ("SIGKILL", libc::SIGKILL)];
+    let signals = [
+        ("SIGINT", libc::SIGINT),
+        ("SIGTERM", libc::SIGTERM),
+        ("SIGHUP", libc::SIGHUP),
+        ("SIGKILL", libc::SIGKILL),
+    ];
     for (name, signal) in signals {
         for state in ["spin", "sleep", "read", "calls", "print"] {
             tests.add(format!("endings/{name} to a program that does '{state}'"), move |context| {
-                let run = interrupted(context, state, signal, Duration::from_millis(300) * context.patience)?;
+                let run = interrupted(
+                    context,
+                    state,
+                    signal,
+                    Duration::from_millis(300) * context.patience,
+                )?;
                 let expected = 128 + u8::try_from(signal).unwrap_or(0);
-                ensure(run.status == expected && run.stdout.starts_with(b"ready\n") && run.stderr.is_empty(), || {
-                    format!("status {}, {} bytes, {}", run.status, run.stdout.len(), run.complaint())
-                })?;
+                ensure(
+                    run.status == expected
+                        && run.stdout.starts_with(b"ready\n")
+                        && run.stderr.is_empty(),
+                    || {
+                        format!(
+                            "status {}, {} bytes, {}",
+                            run.status,
+                            run.stdout.len(),
+                            run.complaint()
+                        )
+                    },
+                )?;
                 ensure(!run.leftovers, || "processes were left behind".to_owned())?;
                 context.check_nothing_left()
             });
@@ -39,7 +67,12 @@ pub(super) fn add(tests: &mut Tests) {
                 let run = interrupted(context, "spin", signal, after)?;
                 let expected = 128 + u8::try_from(signal).unwrap_or(0);
                 ensure(run.status == expected && run.stderr.is_empty() && !run.leftovers, || {
-                    format!("after {after:?}: status {}, left something: {}, {}", run.status, run.leftovers, run.complaint())
+                    format!(
+                        "after {after:?}: status {}, left something: {}, {}",
+                        run.status,
+                        run.leftovers,
+                        run.complaint()
+                    )
                 })?;
             }
             context.check_nothing_left()
@@ -53,7 +86,10 @@ pub(super) fn add(tests: &mut Tests) {
             thread::sleep(Duration::from_micros(500) * step * context.patience);
             machine.signal(libc::SIGTERM);
             let run = machine.finish()?;
-            ensure(run.status == 0 && run.stdout == b"hello, world\n" || run.status == 143, || format!("{run:?}"))?;
+            ensure(
+                run.status == 0 && run.stdout == b"hello, world\n" || run.status == 143,
+                || format!("{run:?}"),
+            )?;
         }
         Ok(())
     });

@@ -41,16 +41,38 @@ const EXIT_7: [u8; 14] = [0xbf, 7, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05, 0x0f,
 
 impl Segment {
     fn code() -> Self {
-        Self { kind: LOAD, flags: READ_EXECUTE, offset: 0, address: BASE, file_size: 0x1100, memory_size: 0x1100, alignment: 0x1000 }
+        Self {
+            kind: LOAD,
+            flags: READ_EXECUTE,
+            offset: 0,
+            address: BASE,
+            file_size: 0x1100,
+            memory_size: 0x1100,
+            alignment: 0x1000,
+        }
     }
 
     fn data() -> Self {
-        Self { flags: READ_WRITE, offset: 0x1000, address: BASE + 0x20_0000, file_size: 0x100, memory_size: 0x2000, ..Self::code() }
+        Self {
+            flags: READ_WRITE,
+            offset: 0x1000,
+            address: BASE + 0x20_0000,
+            file_size: 0x100,
+            memory_size: 0x2000,
+            ..Self::code()
+        }
     }
 
     fn bytes(self) -> Vec<u8> {
         let mut bytes = [self.kind.to_le_bytes(), self.flags.to_le_bytes()].concat();
-        for word in [self.offset, self.address, self.address, self.file_size, self.memory_size, self.alignment] {
+        for word in [
+            self.offset,
+            self.address,
+            self.address,
+            self.file_size,
+            self.memory_size,
+            self.alignment,
+        ] {
             bytes.extend(word.to_le_bytes());
         }
         bytes
@@ -132,48 +154,176 @@ fn malicious() -> Vec<(&'static str, Vec<u8>)> {
         ("aarch64", new().header(18, &183_u16.to_le_bytes()).bytes()),
         ("object file", new().header(16, &[1]).bytes()),
         ("core file", new().header(16, &[4]).bytes()),
-        ("no program headers", new().header(56, &[0, 0]).header(32, &[0]).first(|segment| segment.kind = 0).bytes()),
+        (
+            "no program headers",
+            new().header(56, &[0, 0]).header(32, &[0]).first(|segment| segment.kind = 0).bytes(),
+        ),
         ("program headers far away", new().header(32, &0x7fff_ffff_ffff_u64.to_le_bytes()).bytes()),
         ("program headers at the last byte", new().header(32, &u64::MAX.to_le_bytes()).bytes()),
         ("program headers of a wrong size", new().header(54, &[1, 0]).bytes()),
         ("65535 program headers", new().header(56, &[0xff, 0xff]).bytes()),
         ("program headers on the ELF header", new().header(32, &[0]).bytes()),
-        ("a program header of the program headers that points elsewhere", new().also(Segment { offset: 0xffff_0000, ..header_loop }).bytes()),
-        ("two interpreters", new().also(Segment { kind: 3, ..Segment::data() }).also(Segment { kind: 3, ..Segment::data() }).bytes()),
-        ("an interpreter without a name", new().also(Segment { kind: 3, file_size: 0, ..Segment::data() }).bytes()),
-        ("an interpreter far away", new().also(Segment { kind: 3, offset: huge, file_size: 10, ..Segment::data() }).bytes()),
+        (
+            "a program header of the program headers that points elsewhere",
+            new().also(Segment { offset: 0xffff_0000, ..header_loop }).bytes(),
+        ),
+        (
+            "two interpreters",
+            new()
+                .also(Segment { kind: 3, ..Segment::data() })
+                .also(Segment { kind: 3, ..Segment::data() })
+                .bytes(),
+        ),
+        (
+            "an interpreter without a name",
+            new().also(Segment { kind: 3, file_size: 0, ..Segment::data() }).bytes(),
+        ),
+        (
+            "an interpreter far away",
+            new().also(Segment { kind: 3, offset: huge, file_size: 10, ..Segment::data() }).bytes(),
+        ),
         ("entry outside", new().entry(0x1234_5678).bytes()),
         ("entry 0", new().entry(0).bytes()),
         ("entry in the kernel", new().entry(0xffff_ffff_8000_0000).bytes()),
         ("entry not canonical", new().entry(0x8000_0000_0000_0000).bytes()),
         ("entry at the end of the lower half", new().entry(0x7fff_ffff_ffff).bytes()),
         ("entry in data", new().also(Segment::data()).entry(BASE + 0x20_0000).bytes()),
-        ("segment in the kernel", new().first(|segment| segment.address = 0xffff_8000_0010_0000).bytes()),
-        ("segment at the top", new().first(|segment| segment.address = 0xffff_ffff_ffff_f000).bytes()),
-        ("segment across the end of the lower half", new().also(Segment { address: 0x7fff_ffff_e000, memory_size: 0x10_000, ..Segment::data() }).bytes()),
+        (
+            "segment in the kernel",
+            new().first(|segment| segment.address = 0xffff_8000_0010_0000).bytes(),
+        ),
+        (
+            "segment at the top",
+            new().first(|segment| segment.address = 0xffff_ffff_ffff_f000).bytes(),
+        ),
+        (
+            "segment across the end of the lower half",
+            new()
+                .also(Segment {
+                    address: 0x7fff_ffff_e000,
+                    memory_size: 0x10_000,
+                    ..Segment::data()
+                })
+                .bytes(),
+        ),
         ("segment at 0", new().first(|segment| segment.address = 0).entry(CODE).bytes()),
-        ("segment not canonical", new().first(|segment| segment.address = 0x8000_0000_0000_0000).bytes()),
-        ("file size larger than the file", new().first(|segment| { segment.file_size = 0x100_0000; segment.memory_size = 0x100_0000; }).bytes()),
-        ("file size larger than memory size", new().first(|segment| segment.memory_size = 0x10).bytes()),
-        ("file size huge", new().first(|segment| { segment.file_size = huge; segment.memory_size = huge; }).bytes()),
+        (
+            "segment not canonical",
+            new().first(|segment| segment.address = 0x8000_0000_0000_0000).bytes(),
+        ),
+        (
+            "file size larger than the file",
+            new()
+                .first(|segment| {
+                    segment.file_size = 0x100_0000;
+                    segment.memory_size = 0x100_0000;
+                })
+                .bytes(),
+        ),
+        (
+            "file size larger than memory size",
+            new().first(|segment| segment.memory_size = 0x10).bytes(),
+        ),
+        (
+            "file size huge",
+            new()
+                .first(|segment| {
+                    segment.file_size = huge;
+                    segment.memory_size = huge;
+                })
+                .bytes(),
+        ),
         ("memory size huge", new().also(Segment { memory_size: huge, ..Segment::data() }).bytes()),
-        ("memory size beyond memory", new().also(Segment { memory_size: 1 << 45, ..Segment::data() }).bytes()),
-        ("sizes that wrap around", new().also(Segment { address: 0x1000, memory_size: 0u64.wrapping_sub(0x1000), file_size: 0x10, ..Segment::data() }).bytes()),
+        (
+            "memory size beyond memory",
+            new().also(Segment { memory_size: 1 << 45, ..Segment::data() }).bytes(),
+        ),
+        (
+            "sizes that wrap around",
+            new()
+                .also(Segment {
+                    address: 0x1000,
+                    memory_size: 0u64.wrapping_sub(0x1000),
+                    file_size: 0x10,
+                    ..Segment::data()
+                })
+                .bytes(),
+        ),
         ("offset huge", new().first(|segment| segment.offset = huge).bytes()),
-        ("offset that wraps around", new().first(|segment| { segment.offset = huge; segment.file_size = 0x2000; }).bytes()),
+        (
+            "offset that wraps around",
+            new()
+                .first(|segment| {
+                    segment.offset = huge;
+                    segment.file_size = 0x2000;
+                })
+                .bytes(),
+        ),
         ("offset not congruent", new().first(|segment| segment.offset = 0x10).bytes()),
-        ("alignment that is no power of two", new().first(|segment| segment.alignment = 0x1001).bytes()),
-        ("alignment huge", new().header(16, &[3]).first(|segment| { segment.alignment = 1 << 62; segment.address = 0; }).entry(CODE).bytes()),
-        ("a position-independent one at the top", new().header(16, &[3]).first(|segment| segment.address = 0xffff_ffff_ffff_f000).bytes()),
-        ("segments that overlap", new().also(Segment { address: BASE, offset: 0x1000, ..Segment::data() }).bytes()),
-        ("segments that overlap in part", new().also(Segment { address: BASE + 0x1000, offset: 0x1000, ..Segment::data() }).bytes()),
-        ("segments in descending order", new().also(Segment { address: 0x1_0000, ..Segment::data() }).bytes()),
-        ("a thousand segments", (0..1000).fold(new(), |file, number| file.also(Segment { address: BASE + 0x100_0000 + number * 0x1000, offset: 0, file_size: 0x10, memory_size: 0x1000, ..Segment::data() })).bytes()),
+        (
+            "alignment that is no power of two",
+            new().first(|segment| segment.alignment = 0x1001).bytes(),
+        ),
+        (
+            "alignment huge",
+            new()
+                .header(16, &[3])
+                .first(|segment| {
+                    segment.alignment = 1 << 62;
+                    segment.address = 0;
+                })
+                .entry(CODE)
+                .bytes(),
+        ),
+        (
+            "a position-independent one at the top",
+            new().header(16, &[3]).first(|segment| segment.address = 0xffff_ffff_ffff_f000).bytes(),
+        ),
+        (
+            "segments that overlap",
+            new().also(Segment { address: BASE, offset: 0x1000, ..Segment::data() }).bytes(),
+        ),
+        (
+            "segments that overlap in part",
+            new()
+                .also(Segment { address: BASE + 0x1000, offset: 0x1000, ..Segment::data() })
+                .bytes(),
+        ),
+        (
+            "segments in descending order",
+            new().also(Segment { address: 0x1_0000, ..Segment::data() }).bytes(),
+        ),
+        (
+            "a thousand segments",
+            (0..1000)
+                .fold(new(), |file, number| {
+                    file.also(Segment {
+                        address: BASE + 0x100_0000 + number * 0x1000,
+                        offset: 0,
+                        file_size: 0x10,
+                        memory_size: 0x1000,
+                        ..Segment::data()
+                    })
+                })
+                .bytes(),
+        ),
         ("nothing to load", new().first(|segment| segment.kind = 4).bytes()),
         ("no segment executable", new().first(|segment| segment.flags = 4).bytes()),
         ("TLS huge", new().also(Segment { memory_size: huge, ..tls }).bytes()),
         ("TLS far away", new().also(Segment { address: 0xffff_8000_0000_0000, ..tls }).bytes()),
-        ("no room for a stack", (0..200).fold(new(), |file, number| file.also(Segment { address: 0x1000_0000_0000 + number * 0x80_0000_0000, memory_size: 0x80_0000_0000, file_size: 0, ..Segment::data() })).bytes()),
+        (
+            "no room for a stack",
+            (0..200)
+                .fold(new(), |file, number| {
+                    file.also(Segment {
+                        address: 0x1000_0000_0000 + number * 0x80_0000_0000,
+                        memory_size: 0x80_0000_0000,
+                        file_size: 0,
+                        ..Segment::data()
+                    })
+                })
+                .bytes(),
+        ),
     ]
 }
 
@@ -193,16 +343,21 @@ fn check(context: &Context, bytes: &[u8]) -> Result<(), String> {
     if run.status == 126 || run.status == 127 {
         // Airlock may refuse before the guest what Linux kills on its way, or what only harms itself.
         let acceptable = expected.is_none_or(|status| KILLED.contains(&status) || status == 7);
-        return ensure(acceptable && run.status == 126 && lines == 1 && run.stdout.is_empty(), || {
-            format!("on the host: {expected:?}; {run:?}")
-        });
+        return ensure(
+            acceptable && run.status == 126 && lines == 1 && run.stdout.is_empty(),
+            || format!("on the host: {expected:?}; {run:?}"),
+        );
     }
     match expected {
         // Which signal it is, and whether there is too little memory for it, is the host's own business.
         Some(status) if KILLED.contains(&status) => {
-            ensure((KILLED.contains(&run.status) || run.status == 7) && lines == 0, || format!("on the host: {status}; {run:?}"))
+            ensure((KILLED.contains(&run.status) || run.status == 7) && lines == 0, || {
+                format!("on the host: {status}; {run:?}")
+            })
         }
-        Some(status) => ensure(run.status == status && lines == 0, || format!("on the host: {status}; {run:?}")),
+        Some(status) => {
+            ensure(run.status == status && lines == 0, || format!("on the host: {status}; {run:?}"))
+        }
         None => ensure(KILLED.contains(&run.status), || format!("the host refuses it; {run:?}")),
     }
 }
@@ -210,8 +365,10 @@ fn check(context: &Context, bytes: &[u8]) -> Result<(), String> {
 pub(super) fn add(tests: &mut Tests) {
     tests.add("executables/a small one", |context| {
         let path = context.directory.join("program");
-        fs::write(&path, Executable::new().also(Segment::data()).bytes()).map_err(|error| error.to_string())?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(|error| error.to_string())?;
+        fs::write(&path, Executable::new().also(Segment::data()).bytes())
+            .map_err(|error| error.to_string())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .map_err(|error| error.to_string())?;
         let run = Program::new(&path).compare(context)?;
         ensure(run.status == 7, || format!("{run:?}"))
     });
@@ -227,7 +384,9 @@ pub(super) fn add(tests: &mut Tests) {
                 let mut bytes = good.clone();
                 // One to three bytes of the headers.
                 for position in 0..=usize::from(damage[0] % 3) {
-                    let at = (usize::from(damage[1 + position]) * 256 + usize::from(damage[4 + position])) % (HEADER_SIZE + 2 * SEGMENT_SIZE);
+                    let at = (usize::from(damage[1 + position]) * 256
+                        + usize::from(damage[4 + position]))
+                        % (HEADER_SIZE + 2 * SEGMENT_SIZE);
                     bytes[at] = damage[8 + position];
                 }
                 check(context, &bytes).map_err(|why| format!("variant {number}: {why}"))?;

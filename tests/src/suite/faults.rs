@@ -9,7 +9,8 @@ pub(super) fn add(tests: &mut Tests, context: &Context) -> Result<(), String> {
     let program = |context: &Context| Program::new(context.fixture("probe-faults-glibc"));
     let own = Context { directory: context.directory.join("faults"), ..context.clone() };
     let ways = program(&own).run_on_host(&own)?;
-    let ways = String::from_utf8(ways.stdout).map_err(|_| "the names of the faults are no text".to_owned())?;
+    let ways = String::from_utf8(ways.stdout)
+        .map_err(|_| "the names of the faults are no text".to_owned())?;
     for way in ways.lines() {
         let way = way.to_owned();
         tests.add(format!("faults/{way}"), move |context| {

@@ -54,8 +54,22 @@ fn noise(length: usize) -> Vec<u8> {
 /// Lines of words and numbers, with repetitions.
 fn prose(length: usize) -> Vec<u8> {
     const WORDS: [&str; 16] = [
-        "airlock", "door", "guest", "host", "page", "fault", "entry", "exit", "Ring", "queue", "timer", "a", "of", "the",
-        "interrupt", "zero",
+        "airlock",
+        "door",
+        "guest",
+        "host",
+        "page",
+        "fault",
+        "entry",
+        "exit",
+        "Ring",
+        "queue",
+        "timer",
+        "a",
+        "of",
+        "the",
+        "interrupt",
+        "zero",
     ];
     let mut text = Vec::with_capacity(length + 100);
     for (number, chunk) in noise(length).chunks(8).enumerate() {
@@ -64,7 +78,15 @@ fn prose(length: usize) -> Vec<u8> {
         }
         let words: Vec<_> = chunk.iter().map(|byte| WORDS[usize::from(byte % 16)]).collect();
         let count = usize::from(chunk[0] % 8) + 1;
-        text.extend(format!("{} {}\t{}\n", u32::from(chunk[0]) * 37 % 101, words[..count].join(" "), number % 997).bytes());
+        text.extend(
+            format!(
+                "{} {}\t{}\n",
+                u32::from(chunk[0]) * 37 % 101,
+                words[..count].join(" "),
+                number % 997
+            )
+            .bytes(),
+        );
     }
     text
 }

@@ -6,8 +6,21 @@ use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
 const PROBES: [&str; 15] = [
-    "clocks", "descriptors", "devices", "files", "identity", "int80", "memory", "paths", "pipes", "pointers", "polling", "proc",
-    "registers", "status", "vdso",
+    "clocks",
+    "descriptors",
+    "devices",
+    "files",
+    "identity",
+    "int80",
+    "memory",
+    "paths",
+    "pipes",
+    "pointers",
+    "polling",
+    "proc",
+    "registers",
+    "status",
+    "vdso",
 ];
 
 /// Answers of a probe that say that the probe could not do its work.
@@ -24,8 +37,12 @@ pub(super) fn add(tests: &mut Tests) {
                 let run = program.compare(context)?;
                 let text = String::from_utf8_lossy(&run.stdout);
                 ensure(text.lines().count() >= 10, || format!("the probe said little:\n{text}"))?;
-                let broken = text.lines().find(|line| BROKEN.iter().any(|sign| format!("{line}\n").contains(sign)));
-                ensure(broken.is_none(), || format!("the probe does not even work on the host: {broken:?}"))
+                let broken = text
+                    .lines()
+                    .find(|line| BROKEN.iter().any(|sign| format!("{line}\n").contains(sign)));
+                ensure(broken.is_none(), || {
+                    format!("the probe does not even work on the host: {broken:?}")
+                })
             });
         }
     }

@@ -9,11 +9,18 @@ use crate::command::Run;
 use crate::harness::{Context, Tests};
 
 /// Runs `airlock run ...` and expects it to be refused in one line that contains all of `words`.
-fn refused(context: &Context, arguments: &[&str], status: u8, words: &[&str]) -> Result<(), String> {
+fn refused(
+    context: &Context,
+    arguments: &[&str],
+    status: u8,
+    words: &[&str],
+) -> Result<(), String> {
     let hello = context.fixture("hello-musl");
     let hello = hello.to_string_lossy();
-    let arguments = arguments.iter().map(|&argument| if argument == "HELLO" { &*hello } else { argument });
-    let run = context.airlock().args(["run"]).args(arguments).directory(&context.directory).run()?;
+    let arguments =
+        arguments.iter().map(|&argument| if argument == "HELLO" { &*hello } else { argument });
+    let run =
+        context.airlock().args(["run"]).args(arguments).directory(&context.directory).run()?;
     check(&run, status, words)?;
     ensure(!run.leftovers, || "processes were left behind".to_owned())?;
     context.check_nothing_left()
@@ -30,7 +37,12 @@ fn check(run: &Run, status: u8, words: &[&str]) -> Result<(), String> {
 pub(super) fn add(tests: &mut Tests) {
     let cases: [(&str, &[&str], u8, &[&str]); 21] = [
         ("a missing program", &["./absent"], 127, &["./absent"]),
-        ("a missing program in PATH", &["no-such-program-anywhere"], 127, &["no-such-program-anywhere"]),
+        (
+            "a missing program in PATH",
+            &["no-such-program-anywhere"],
+            127,
+            &["no-such-program-anywhere"],
+        ),
         ("a missing directory", &["/no/such/place"], 127, &["/no/such/place"]),
         ("below a file", &["/dev/null/x"], 127, &["/dev/null/x"]),
         ("a directory", &["/tmp"], 126, &["/tmp"]),
@@ -49,15 +61,23 @@ pub(super) fn add(tests: &mut Tests) {
         ("a missing kernel", &["--kernel", "./absent", "HELLO"], 125, &["absent"]),
         ("a kernel that is none", &["--kernel", "/dev/null", "HELLO"], 125, &["/dev/null"]),
         ("a program as the kernel", &["--kernel", "HELLO", "HELLO"], 125, &["hello-musl"]),
-        ("a relative place in the guest", &["--file", "/dev/null:relative", "HELLO"], 125, &["relative"]),
+        (
+            "a relative place in the guest",
+            &["--file", "/dev/null:relative", "HELLO"],
+            125,
+            &["relative"],
+        ),
     ];
     for (name, arguments, status, words) in cases {
-        tests.add(format!("refusals/{name}"), move |context| refused(context, arguments, status, words));
+        tests.add(format!("refusals/{name}"), move |context| {
+            refused(context, arguments, status, words)
+        });
     }
     tests.add("refusals/a program without permission", |context| {
         let path = context.directory.join("program");
         fs::copy(context.fixture("hello-musl"), &path).map_err(|error| error.to_string())?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).map_err(|error| error.to_string())?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))
+            .map_err(|error| error.to_string())?;
         refused(context, &[&path.to_string_lossy()], 126, &["program"])
     });
     tests.add("refusals/a dynamic program", |context| {
@@ -65,7 +85,12 @@ pub(super) fn add(tests: &mut Tests) {
         refused(context, &[&path.to_string_lossy()], 126, &["hello-dynamic", "dynamic"])
     });
     tests.add("refusals/a strace file that cannot be written", |context| {
-        refused(context, &["--strace=/no/such/directory/file", "HELLO"], 125, &["/no/such/directory/file"])
+        refused(
+            context,
+            &["--strace=/no/such/directory/file", "HELLO"],
+            125,
+            &["/no/such/directory/file"],
+        )
     });
     // SAFETY: geteuid(2) has no arguments and cannot fail.
     if unsafe { libc::geteuid() } == 0 {
@@ -75,8 +100,20 @@ pub(super) fn add(tests: &mut Tests) {
                 // SAFETY: the pointers are to static strings; a new process is alone in its address space.
                 let result = unsafe {
                     libc::unshare(libc::CLONE_NEWNS)
-                        | libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())
-                        | libc::mount(c"none".as_ptr(), c"/dev".as_ptr(), c"tmpfs".as_ptr(), 0, std::ptr::null())
+                        | libc::mount(
+                            std::ptr::null(),
+                            c"/".as_ptr(),
+                            std::ptr::null(),
+                            libc::MS_REC | libc::MS_PRIVATE,
+                            std::ptr::null(),
+                        )
+                        | libc::mount(
+                            c"none".as_ptr(),
+                            c"/dev".as_ptr(),
+                            c"tmpfs".as_ptr(),
+                            0,
+                            std::ptr::null(),
+                        )
                 };
                 if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
             })
@@ -86,7 +123,9 @@ pub(super) fn add(tests: &mut Tests) {
                 const NOBODY: u32 = 65534;
                 // SAFETY: these take numbers, and no groups at all.
                 let result = unsafe {
-                    libc::setgroups(0, std::ptr::null()) | libc::setgid(NOBODY) | libc::setuid(NOBODY)
+                    libc::setgroups(0, std::ptr::null())
+                        | libc::setgid(NOBODY)
+                        | libc::setuid(NOBODY)
                 };
                 if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
             })
@@ -96,8 +135,20 @@ pub(super) fn add(tests: &mut Tests) {
                 // SAFETY: as above.
                 let result = unsafe {
                     libc::unshare(libc::CLONE_NEWNS)
-                        | libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE, std::ptr::null())
-                        | libc::mount(c"/dev/null".as_ptr(), c"/dev/kvm".as_ptr(), std::ptr::null(), libc::MS_BIND, std::ptr::null())
+                        | libc::mount(
+                            std::ptr::null(),
+                            c"/".as_ptr(),
+                            std::ptr::null(),
+                            libc::MS_REC | libc::MS_PRIVATE,
+                            std::ptr::null(),
+                        )
+                        | libc::mount(
+                            c"/dev/null".as_ptr(),
+                            c"/dev/kvm".as_ptr(),
+                            std::ptr::null(),
+                            libc::MS_BIND,
+                            std::ptr::null(),
+                        )
                 };
                 if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
             })
@@ -120,7 +171,9 @@ fn without_kvm(
     let hello = public.join("hello");
     fs::copy(&context.airlock, &airlock).map_err(failed)?;
     fs::copy(context.fixture("hello-musl"), &hello).map_err(failed)?;
-    let spec = crate::command::Spec::new(&airlock).args(["run".as_ref(), hello.as_os_str()]).directory(&public);
+    let spec = crate::command::Spec::new(&airlock)
+        .args(["run".as_ref(), hello.as_os_str()])
+        .directory(&public);
     // SAFETY: the closures above make system calls and nothing else.
     let run = unsafe { spec.before(prepare) }.run()?;
     check(&run, status, words)

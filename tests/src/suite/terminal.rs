@@ -26,7 +26,15 @@ impl Session {
         let (mut master, mut slave) = (-1, -1);
         let size = libc::winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: two descriptors to fill in, no name, no settings, and a size that lives across the call.
-        let result = unsafe { libc::openpty(&raw mut master, &raw mut slave, std::ptr::null_mut(), std::ptr::null(), &raw const size) };
+        let result = unsafe {
+            libc::openpty(
+                &raw mut master,
+                &raw mut slave,
+                std::ptr::null_mut(),
+                std::ptr::null(),
+                &raw const size,
+            )
+        };
         ensure(result == 0, || "cannot open a pseudo-terminal".to_owned())?;
         // SAFETY: both descriptors are new, and nobody else's.
         let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
@@ -49,13 +57,21 @@ impl Session {
     /// Reads until the screen has shown these words.
     fn expect(&mut self, words: &str) -> Result<(), String> {
         while !self.seen.windows(words.len()).any(|window| window == words.as_bytes()) {
-            let mut poll = libc::pollfd { fd: self.master.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+            let mut poll =
+                libc::pollfd { fd: self.master.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             let left = self.deadline.saturating_duration_since(Instant::now());
             // SAFETY: one pollfd, which lives across the call.
-            let ready = unsafe { libc::poll(&raw mut poll, 1, i32::try_from(left.as_millis()).unwrap_or(i32::MAX)) };
-            ensure(ready > 0, || format!("waited for '{words}', and saw '{}'", self.seen.escape_ascii()))?;
+            let ready = unsafe {
+                libc::poll(&raw mut poll, 1, i32::try_from(left.as_millis()).unwrap_or(i32::MAX))
+            };
+            ensure(ready > 0, || {
+                format!("waited for '{words}', and saw '{}'", self.seen.escape_ascii())
+            })?;
             let mut some = [0; 1000];
-            let count = self.master.read(&mut some).map_err(|error| format!("{error}: '{}'", self.seen.escape_ascii()))?;
+            let count = self
+                .master
+                .read(&mut some)
+                .map_err(|error| format!("{error}: '{}'", self.seen.escape_ascii()))?;
             self.seen.extend(&some[..count]);
         }
         Ok(())
@@ -84,7 +100,10 @@ impl Session {
             if Instant::now() > self.deadline {
                 drop(self.child.kill());
                 drop(self.child.wait());
-                return Err(format!("it does not end; the screen shows '{}'", self.seen.escape_ascii()));
+                return Err(format!(
+                    "it does not end; the screen shows '{}'",
+                    self.seen.escape_ascii()
+                ));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -99,7 +118,10 @@ pub(super) fn add(tests: &mut Tests) {
         ensure(status == 0, || format!("status {status}"))
     });
     tests.add("terminal/is one", |context| {
-        let mut session = Session::start(context, &["busybox", "sh", "-c", "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three; exit 3"])?;
+        let mut session = Session::start(
+            context,
+            &["busybox", "sh", "-c", "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo all three; exit 3"],
+        )?;
         session.expect("all three")?;
         let status = session.finish()?;
         ensure(status == 3, || format!("status {status}"))
@@ -110,21 +132,26 @@ pub(super) fn add(tests: &mut Tests) {
         std::thread::sleep(Duration::from_millis(300) * context.patience);
         session.send(b"wrong\x15typed lime\x7f\x7fne\r")?;
         // Once by the echo, once by head.
-        session.expect("typed line\r\ntyped line\r\n").or_else(|_| session.expect("\ntyped line\r\n"))?;
+        session
+            .expect("typed line\r\ntyped line\r\n")
+            .or_else(|_| session.expect("\ntyped line\r\n"))?;
         let status = session.finish()?;
         ensure(status == 0 && session.modes() == before, || format!("status {status}"))
     });
     for (key, name, status) in [(b'\x03', "Ctrl-C", 130), (b'\x1c', "Ctrl-\\", 131)] {
         for state in ["sleep", "spin", "read"] {
-            tests.add(format!("terminal/{name} to a program that does '{state}'"), move |context| {
-                let mut session = Session::start(context, &["wait", state])?;
-                let before = session.modes();
-                session.expect("ready")?;
-                session.send(&[key])?;
-                let ended = session.finish()?;
-                ensure(ended == status, || format!("status {ended} instead of {status}"))?;
-                ensure(session.modes() == before, || "the terminal is not as it was".to_owned())
-            });
+            tests.add(
+                format!("terminal/{name} to a program that does '{state}'"),
+                move |context| {
+                    let mut session = Session::start(context, &["wait", state])?;
+                    let before = session.modes();
+                    session.expect("ready")?;
+                    session.send(&[key])?;
+                    let ended = session.finish()?;
+                    ensure(ended == status, || format!("status {ended} instead of {status}"))?;
+                    ensure(session.modes() == before, || "the terminal is not as it was".to_owned())
+                },
+            );
         }
     }
     for (name, signal) in [("SIGTERM", libc::SIGTERM), ("SIGHUP", libc::SIGHUP)] {
@@ -141,7 +168,14 @@ pub(super) fn add(tests: &mut Tests) {
     }
     tests.add("terminal/-t without a terminal", |context| {
         let hello = context.fixture("hello-musl");
-        let run = context.airlock().args(["run", "-t"]).args([&hello]).directory(&context.directory).run()?;
-        ensure(run.status == 125 && run.complaint().lines().count() == 1, || format!("{run:?}\n{}", run.complaint()))
+        let run = context
+            .airlock()
+            .args(["run", "-t"])
+            .args([&hello])
+            .directory(&context.directory)
+            .run()?;
+        ensure(run.status == 125 && run.complaint().lines().count() == 1, || {
+            format!("{run:?}\n{}", run.complaint())
+        })
     });
 }

@@ -55,6 +55,7 @@ pub fn enter_user(mut frame: TrapFrame, probe_code: u64) -> ! {
 /// SYSCALL reached ring 0 by itself.
 pub extern "C" fn arrived_by_syscall() -> ! {
     STATE.store(SWITCHES, Ordering::Relaxed);
+    enable_here();
     start_program()
 }
 
@@ -74,9 +75,10 @@ pub fn arrived_by_fault() -> ! {
     start_program()
 }
 
-/// Turns on host B's paths on this vCPU, when the probe found that they are needed.
+/// Turns on what the probe found that this vCPU needs or can have.
 pub fn enable_here() {
     if !syscall_faults() {
+        enable_smap();
         return;
     }
     Cpu::current().syscall_faults.store(true, Ordering::Relaxed);
@@ -86,6 +88,17 @@ pub fn enable_here() {
         if cpu::read_msr(msr::PLATFORM_INFO) & 1 << 31 != 0 {
             cpu::write_msr(msr::MISC_FEATURES_ENABLES, 1);
         }
+    }
+}
+
+/// SMAP, where ring 0 is executed: host B may show it in CPUID, but its interpreter refuses STAC and
+/// CLAC.
+fn enable_smap() {
+    const LEAF7_EBX_SMAP: u32 = 1 << 20;
+    if cpu::cpuid(7, 0).ebx & LEAF7_EBX_SMAP != 0 {
+        // SAFETY: CPUID has it, and user copies open it from the next instruction on.
+        unsafe { cpu::set_cr4(cpu::cr4::SMAP) };
+        super::copy::enable_smap();
     }
 }
 
