@@ -3,12 +3,9 @@
 use crate::arch::cpu::cpuid;
 use crate::fs::facts::MachineFacts;
 use crate::memory::frame;
+use crate::syscall::handlers::{HOST_NAME, RELEASE, VERSION};
 use crate::{boot, process, sched, time};
 use alloc::vec::Vec;
-
-/// System name, node name, release, version and machine, as `uname(2)` has them. The release is that
-/// of the Linux whose system calls are listed.
-pub const NAMES: [&str; 5] = ["Linux", "airlock", "6.18.0", "#1 SMP Airlock", "x86_64"];
 
 /// Looks at everything.
 pub fn facts() -> MachineFacts {
@@ -46,8 +43,8 @@ pub fn facts() -> MachineFacts {
         last_pid: last,
         switches: 0,
         interrupts: 0,
-        names: NAMES,
-        host_name: Vec::from(NAMES[1]),
+        names: ["Linux", HOST_NAME, RELEASE, VERSION, "x86_64"],
+        host_name: Vec::from(HOST_NAME),
         command_line: boot::command_line().to_vec(),
     }
 }

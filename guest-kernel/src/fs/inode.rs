@@ -219,6 +219,17 @@ impl Inode {
         }
     }
 
+    /// Whether a directory was removed, and stays only for those who still use it.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn is_removed_directory(&self) -> Result<bool> {
+        match self.state()? {
+            State::Memory(node) => Ok(node.directory().is_ok_and(|names| names.lock().removed)),
+            _ => Ok(false),
+        }
+    }
+
     /// Lists a directory, see [`super::tmpfs::Directory::list`].
     ///
     /// # Errors

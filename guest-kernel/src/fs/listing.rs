@@ -28,6 +28,9 @@ pub fn entries(file: &OpenFile, room: usize, layout: Layout) -> Result<(Vec<u8>,
     if !directory.is_directory()? {
         return Err(Errno::ENOTDIR);
     }
+    if directory.is_removed_directory()? {
+        return Err(Errno::ENOENT);
+    }
     let mut position = file.offset();
     let mut entries = Entries { bytes: Vec::new(), room: room.min(MAX_BYTES), layout, error: None };
     // `.` and `..` have the first two positions.

@@ -57,6 +57,7 @@ fn is_directory(metadata: &Metadata) -> bool {
 /// # Errors
 /// EEXIST, EACCES, ENOENT if the directory was removed, ENOSPC.
 pub fn create(found: &Found, mut new: New<'_>, subject: &Subject<'_>) -> Result<Inode> {
+    found.check_name()?;
     if found.inode.is_some() {
         return Err(Errno::EEXIST);
     }
@@ -110,6 +111,7 @@ pub fn create_unnamed(directory: &Inode, new: &New<'_>) -> Result<Inode> {
 /// # Errors
 /// EEXIST, EPERM for a directory, EXDEV, EACCES, ENOENT, ENOSPC.
 pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
+    found.check_name()?;
     if found.inode.is_some() {
         return Err(Errno::EEXIST);
     }
@@ -170,6 +172,7 @@ pub fn remove(found: &Found, wants_directory: bool, subject: &Subject<'_>) -> Re
         (b"" | b"." | b"..", false) => return Err(Errno::EISDIR),
         _ => {}
     }
+    found.check_name()?;
     let inode = found.inode.as_ref().ok_or(Errno::ENOENT)?;
     let metadata = inode.metadata()?;
     if found.slash && !wants_directory {
@@ -256,9 +259,9 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     if new.name.is_special() {
         return Err(if how == Rename::New { Errno::EEXIST } else { Errno::EBUSY });
     }
-    let old_parent = changeable(&old.parent)?;
-    let new_parent = changeable(&new.parent)?;
+    old.check_name()?;
     let file = old.inode.as_ref().ok_or(Errno::ENOENT)?;
+    new.check_name()?;
     match (&new.inode, how) {
         (Some(_), Rename::New) => return Err(Errno::EEXIST),
         (None, Rename::Exchange) => return Err(Errno::ENOENT),
@@ -276,6 +279,8 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     {
         return Err(Errno::ENOTDIR);
     }
+    let old_parent = changeable(&old.parent)?;
+    let new_parent = changeable(&new.parent)?;
     let _tree = file_system.tree.lock();
     if moves_directory && is_above(file, &new.parent)? {
         return Err(Errno::EINVAL);

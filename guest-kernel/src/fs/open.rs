@@ -37,15 +37,14 @@ pub fn open(
 ) -> Result<FileRef> {
     let creates = flags & O_CREAT != 0 && flags & O_PATH == 0;
     let exclusive = creates && flags & O_EXCL != 0;
-    let last = match (flags & O_NOFOLLOW != 0, exclusive) {
-        (_, true) => Last::Name,
-        (true, false) => Last::Keep,
-        (false, false) => Last::Follow,
+    let follows = flags & O_NOFOLLOW == 0 && !exclusive;
+    let last = match (creates, follows) {
+        (true, true) => Last::Create,
+        (true, false) => Last::CreateNew,
+        (false, true) => Last::Follow,
+        (false, false) => Last::Keep,
     };
     let found = walk(&context.root, start, path, last, subject)?;
-    if creates && found.slash {
-        return Err(Errno::EISDIR);
-    }
     if flags & O_TMPFILE == O_TMPFILE && flags & O_PATH == 0 {
         return create_unnamed(context, found, flags & !O_TMPFILE, mode, subject);
     }

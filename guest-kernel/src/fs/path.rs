@@ -21,6 +21,10 @@ pub enum Last {
     Keep,
     /// It is what is looked for, even then: for calls that make or remove a name.
     Name,
+    /// It is followed to where a file shall be made: slashes cannot follow its name.
+    Create,
+    /// A file shall be made in its place, likewise.
+    CreateNew,
 }
 
 /// The last component of a path, or what stands for it.
@@ -56,6 +60,14 @@ pub struct Found {
 }
 
 impl Found {
+    /// Refuses a name that no file can have.
+    ///
+    /// # Errors
+    /// ENAMETOOLONG.
+    pub fn check_name(&self) -> Result<()> {
+        if self.name.bytes().len() > NAME_MAX { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
+    }
+
     /// The file.
     ///
     /// # Errors
@@ -96,14 +108,26 @@ pub fn walk(
             .iter()
             .position(|&byte| byte == b'/')
             .map_or(path.len(), |len| begin + len);
-        if end - begin > NAME_MAX {
-            return Err(Errno::ENAMETOOLONG);
-        }
         at = skip_slashes(&path, end);
         let is_last = at == path.len();
         let slash = end < path.len();
         must_be_directory |= is_last && slash;
+        if end - begin > NAME_MAX {
+            if !is_last || last != Last::Name {
+                return Err(Errno::ENAMETOOLONG);
+            }
+            // As on Linux, the other path of a call with two may be wrong in a way that counts more.
+            if !current.is_directory()? {
+                return Err(Errno::ENOTDIR);
+            }
+            let name = Name { path, start: begin, end };
+            return Ok(Found { parent: current, name, inode: None, slash: must_be_directory });
+        }
         subject.check_search(&current)?;
+        let makes = matches!(last, Last::Create | Last::CreateNew);
+        if makes && is_last && slash && !matches!(&path[begin..end], b"." | b"..") {
+            return Err(if current.is_directory()? { Errno::EISDIR } else { Errno::ENOTDIR });
+        }
         let found = match &path[begin..end] {
             b"." => {
                 if !current.is_directory()? {
@@ -125,9 +149,9 @@ pub fn walk(
         };
         let follow = match last {
             _ if !is_last => true,
-            Last::Follow => true,
+            Last::Follow | Last::Create => true,
             Last::Keep => slash,
-            Last::Name => false,
+            Last::Name | Last::CreateNew => false,
         };
         if follow && inode.is_link()? {
             links += 1;

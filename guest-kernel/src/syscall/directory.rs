@@ -8,7 +8,7 @@ use crate::fs::metadata::{
     PERMISSIONS, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_IFSOCK, S_ISVTX,
 };
 use crate::fs::namespace::{self, Rename};
-use crate::fs::path::Last;
+use crate::fs::path::{Last, walk};
 use crate::fs::permission::EXECUTE;
 use crate::fs::tmpfs::New;
 use crate::fs::{Context, Inode};
@@ -137,8 +137,18 @@ pub fn readlinkat(
         return Err(Errno::EINVAL);
     }
     let caller = Caller::get();
-    let flags = linux_raw_sys::general::AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH;
-    let text = caller.find(directory, path, flags)?.link_text(&caller.context.root)?;
+    let path = read_path(path)?;
+    let start = caller.start(directory, &path)?;
+    let root = &caller.context.root;
+    let text = if path.is_empty() {
+        // A link that was opened by O_PATH | O_NOFOLLOW; for anything else there is no path.
+        start.link_text(root).map_err(|error| match error {
+            Errno::EINVAL => Errno::ENOENT,
+            error => error,
+        })?
+    } else {
+        walk(root, &start, path, Last::Keep, &caller.subject())?.existing()?.link_text(root)?
+    };
     let count = text.len().min(size);
     let written = UserWriter::new(buffer.address(), count).write_slice(&text[..count])?;
     if written < count { Err(Errno::EFAULT) } else { Ok(count) }

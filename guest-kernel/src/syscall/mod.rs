@@ -252,3 +252,6 @@ mod dispatch {
         super::deliver::on_the_way_out(frame, from_call != 0);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,6 +64,15 @@ pub fn creat(path: UserPtr<u8>, mode: u32) -> Result<i32> {
 /// As the man page says.
 pub fn openat(directory: Fd, path: UserPtr<u8>, flags: u32, mode: u32) -> Result<i32> {
     let flags = flags & KNOWN;
+    let flags = if flags & O_PATH != 0 {
+        flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)
+    } else {
+        flags
+    };
+    // It never was clear what this should make; since Linux 6.4 it makes nothing.
+    if flags & O_CREAT != 0 && flags & O_DIRECTORY != 0 {
+        return Err(Errno::EINVAL);
+    }
     // The bit that tells O_TMPFILE from O_DIRECTORY means nothing alone.
     if flags & (O_TMPFILE & !O_DIRECTORY) != 0 && flags & O_DIRECTORY == 0 {
         return Err(Errno::EINVAL);

@@ -164,7 +164,14 @@ fn with_mask<T>(mask: UserPtr<u64>, size: usize, wait: impl FnOnce() -> Result<T
     let process = current();
     let old = core::mem::replace(&mut process.signals.lock().mask, mask);
     let result = wait();
-    process.signals.lock().mask = old;
+    let mut signals = process.signals.lock();
+    if matches!(result, Err(Errno::EINTR)) {
+        // The signal is taken under the new mask; its handler returns to the old one.
+        signals.saved_mask = Some(old);
+    } else {
+        signals.mask = old;
+    }
+    drop(signals);
     result
 }
 

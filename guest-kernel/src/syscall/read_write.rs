@@ -3,6 +3,7 @@
 use super::Fd;
 use super::caller::{check_flags, file};
 use crate::errno::{Errno, Result};
+use crate::fs::stream::Seek;
 use crate::fs::{FileRef, OpenFile, Whence};
 use crate::memory::user::Plain;
 use crate::memory::{PAGE_SIZE, USER_END, UserPtr, UserReader, UserSlice, UserWriter};
@@ -25,6 +26,15 @@ fn check_buffer(start: u64, len: usize) -> Result<usize> {
 
 fn check_offset(offset: i64) -> Result<u64> {
     u64::try_from(offset).map_err(|_| Errno::EINVAL)
+}
+
+/// A file whose offset means something; that it has none counts more than how it was opened.
+fn positioned(fd: Fd) -> Result<FileRef> {
+    let file = file(fd)?;
+    match file.as_stream().map(|stream| stream.seek()) {
+        Some(Seek::No) => Err(Errno::ESPIPE),
+        _ => Ok(file),
+    }
 }
 
 /// `read(2)`.
@@ -59,7 +69,7 @@ pub fn write(fd: Fd, buffer: UserPtr<u8>, count: usize) -> Result<usize> {
 /// As the man page says.
 pub fn pread64(fd: Fd, buffer: UserPtr<u8>, count: usize, offset: i64) -> Result<usize> {
     let offset = check_offset(offset)?;
-    let file = file(fd)?;
+    let file = positioned(fd)?;
     if !file.is_readable() {
         return Err(Errno::EBADF);
     }
@@ -73,7 +83,7 @@ pub fn pread64(fd: Fd, buffer: UserPtr<u8>, count: usize, offset: i64) -> Result
 /// As the man page says.
 pub fn pwrite64(fd: Fd, buffer: UserPtr<u8>, count: usize, offset: i64) -> Result<usize> {
     let offset = check_offset(offset)?;
-    let file = file(fd)?;
+    let file = positioned(fd)?;
     if !file.is_writable() {
         return Err(Errno::EBADF);
     }
@@ -185,7 +195,7 @@ pub fn preadv(
     _high: i64,
 ) -> Result<usize> {
     let offset = check_offset(offset)?;
-    let file = file(fd)?;
+    let file = positioned(fd)?;
     if !file.is_readable() {
         return Err(Errno::EBADF);
     }
@@ -204,7 +214,7 @@ pub fn pwritev(
     _high: i64,
 ) -> Result<usize> {
     let offset = check_offset(offset)?;
-    let file = file(fd)?;
+    let file = positioned(fd)?;
     if !file.is_writable() {
         return Err(Errno::EBADF);
     }

@@ -21,8 +21,14 @@ pub fn place(bytes: &[u8]) -> (SharedBytes<'static>, PhysAddr) {
 pub struct Scratch(pub std::path::PathBuf);
 
 impl Scratch {
+    /// Makes one among the temporary files.
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(std::format!("airlock-{name}-{}", std::process::id()));
+        Self::within(&std::env::temp_dir(), name)
+    }
+
+    /// Makes one in this directory.
+    pub fn within(directory: &std::path::Path, name: &str) -> Self {
+        let path = directory.join(std::format!("airlock-{name}-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         std::fs::create_dir_all(&path).expect("a scratch directory");
         Self(path)
