@@ -244,6 +244,7 @@ impl Vcpus {
         let mut clock = None;
         if first {
             self.set_registers(&vcpu, index).map_err(failed("set the registers of a vCPU"))?;
+            // Before the thread is confined: without a usable TSC on the host, to tell the time is a system call.
             clock = Some(set_clock(&vcpu).map_err(failed("set the clock of a vCPU"))?);
         }
         *slot.kick.lock().unwrap_or_else(PoisonError::into_inner) = Some(Kick {
@@ -258,9 +259,9 @@ impl Vcpus {
             }
             let Some(boot) = self.boot.get() else { return Ok(()) };
             match clock {
-                Some(offset) => boot
+                Some(clock) => boot
                     .block
-                    .write(&boot.memory, Clock::now(offset.tsc_khz, offset.offset))
+                    .write(&boot.memory, clock)
                     .map_err(|error| Error::Memory(error.into()))?,
                 None => self
                     .set_registers(&vcpu, index)
@@ -337,14 +338,8 @@ fn supported_leaves(kvm: &Kvm) -> Result<(Vec<kvm_cpuid_entry2>, bool), Error> {
     Ok((leaves.as_slice().to_vec(), kvm.check_extension(Cap::TscDeadlineTimer)))
 }
 
-/// How the guest's TSC relates to the host's.
-struct TscOffset {
-    tsc_khz: u64,
-    offset: u64,
-}
-
-/// Makes the guest's TSC equal to the host's, where KVM lets us.
-fn set_clock(vcpu: &VcpuFd) -> Result<TscOffset, kvm_ioctls::Error> {
+/// Makes the guest's TSC equal to the host's, where KVM lets us, and tells the time by it.
+fn set_clock(vcpu: &VcpuFd) -> Result<Clock, kvm_ioctls::Error> {
     let zero: u64 = 0;
     let attribute = kvm_device_attr {
         group: KVM_VCPU_TSC_CTRL,
@@ -366,7 +361,7 @@ fn set_clock(vcpu: &VcpuFd) -> Result<TscOffset, kvm_ioctls::Error> {
         vcpu.get_msrs(&mut msrs)?;
         msrs.as_slice().first().map_or(0, |msr| msr.data.wrapping_sub(host))
     };
-    Ok(TscOffset { tsc_khz: u64::from(vcpu.get_tsc_khz()?), offset })
+    Ok(Clock::now(u64::from(vcpu.get_tsc_khz()?), offset))
 }
 
 /// Describes a guest that cannot go on.
