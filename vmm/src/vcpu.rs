@@ -34,6 +34,9 @@ ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 /// More leaves than any processor has; KVM says E2BIG if it is too few.
 const MAX_CPUID_LEAVES: usize = 256;
 const MSR_TSC: u32 = 0x10;
+/// Where a vCPU is after a reset (SDM volume 3, section 11.1.4), which is what KVM makes of a triple
+/// fault on AMD's processors.
+const RESET_RIP: u64 = 0xfff0;
 /// How many bytes of an instruction are shown.
 const SHOWN_BYTES: usize = 15;
 
@@ -367,7 +370,11 @@ fn set_clock(vcpu: &VcpuFd) -> Result<Clock, kvm_ioctls::Error> {
 /// Describes a guest that cannot go on.
 fn crashed(vcpu: &mut VcpuFd, cpu: u8, crash: Crash, memory: &GuestMemory) -> Error {
     let mut bytes = Vec::new();
+    let rip = vcpu.get_regs().map_or(0, |registers| registers.rip);
     let reason = match crash {
+        Crash::TripleFault if rip == RESET_RIP => {
+            "triple fault (the processor does not tell where)".to_owned()
+        }
         Crash::TripleFault => "triple fault".to_owned(),
         Crash::EntryFailed(reason) => {
             format!("the processor refused to enter it (reason {reason:#x})")
@@ -391,7 +398,6 @@ fn crashed(vcpu: &mut VcpuFd, cpu: u8, crash: Crash, memory: &GuestMemory) -> Er
             }
         }
     };
-    let rip = vcpu.get_regs().map_or(0, |registers| registers.rip);
     if bytes.is_empty()
         && let Ok(translation) = vcpu.translate_gva(rip)
         && translation.valid != 0
