@@ -152,7 +152,7 @@ fn compare(directory: &std::path::Path, image: &[u8], seed: u64) -> bool {
 #[test]
 fn random_changes_of_content_have_the_same_results_as_on_linux() {
     let shared = std::path::Path::new("/dev/shm");
-    for seed in 1..=100u64 {
+    for seed in 1..=12u64 {
         let compared = shared.is_dir().then(|| {
             let scratch = Scratch::within(shared, &format!("content-{seed}"));
             let prepared = if seed.is_multiple_of(3) { prepare(&scratch) } else { None };
