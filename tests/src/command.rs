@@ -213,9 +213,7 @@ impl Spec {
             }
         }
         let started = Instant::now();
-        let mut child = self
-            .command
-            .spawn()
+        let mut child = spawn(&mut self.command)
             .map_err(|error| failed(&format!("start '{}'", self.shown), error))?;
         // The command holds the write ends of the pipes as long as it exists.
         drop(self.command);
@@ -238,6 +236,20 @@ impl Spec {
             silence,
         })
     }
+}
+
+/// Starts a command. A file that was just written may be busy: a process that another test has forked, and that has not
+/// executed its program yet, holds the descriptor that wrote it.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    for _ in 0..100 {
+        match command.spawn() {
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => {
+                thread::sleep(Duration::from_millis(5))
+            }
+            result => return result,
+        }
+    }
+    command.spawn()
 }
 
 type Collector = thread::JoinHandle<Vec<u8>>;

@@ -153,7 +153,11 @@ impl GuestMemory {
 
         let mut slots: Vec<Slot> = ram.iter().map(|region| slot(region, false)).collect();
         if !in_place.is_empty() {
-            let region = borrowed_region(KERNEL_BASE, in_place.as_ptr().cast_mut(), in_place.len());
+            // SAFETY: the pages are static, `in_place` begins and ends with a page, and only `readable` holds
+            // this region.
+            let region = unsafe {
+                borrowed_region(KERNEL_BASE, in_place.as_ptr().cast_mut(), in_place.len())
+            };
             slots.push(slot(&region, true));
             regions.insert(0, Arc::new(region));
         }
@@ -172,7 +176,9 @@ impl GuestMemory {
         let mapping = map_root_image(root)?;
         let root_image = Range { start: ROOT_IMAGE_BASE, len: to_u64(mapping.size) };
         if mapping.size > 0 {
-            let region = borrowed_region(ROOT_IMAGE_BASE, mapping.address, mapping.size);
+            // SAFETY: the mapping lives in the same structure as all regions, and is dropped after them; only
+            // `readable` holds this one.
+            let region = unsafe { borrowed_region(ROOT_IMAGE_BASE, mapping.address, mapping.size) };
             slots.push(slot(&region, true));
             regions.push(Arc::new(region));
         }
@@ -275,10 +281,14 @@ fn anonymous_region(base: u64, length: u64) -> Result<GuestRegionMmap, MemoryErr
 }
 
 /// A region over memory that somebody else owns.
-fn borrowed_region(base: u64, address: *mut u8, size: usize) -> GuestRegionMmap {
+///
+/// # Safety
+///
+/// The memory must be mapped, page-aligned, for as long as the region lives, and nothing may write
+/// through the region.
+unsafe fn borrowed_region(base: u64, address: *mut u8, size: usize) -> GuestRegionMmap {
     let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
-    // SAFETY: the caller passes a mapping that it keeps for as long as the region lives, and only
-    // `GuestMemory::readable` holds such regions, which no one writes through.
+    // SAFETY: the caller's promise.
     let region = unsafe { MmapRegion::build_raw(address, size, libc::PROT_READ, flags) };
     let region = region.expect("mappings are page-aligned");
     GuestRegionMmap::new(region, GuestAddress(base)).expect("the address map ends far below 2^64")
@@ -329,7 +339,7 @@ fn map_root_image(root: &RootImage) -> Result<Mapping, MemoryError> {
     }
     let size = usize::try_from(total).map_err(|_| too_large(total))?;
     if size == 0 {
-        return Ok(Mapping { address: ptr::null_mut(), size });
+        return Ok(Mapping { address: ptr::dangling_mut(), size });
     }
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: a new mapping at an address of the host's choice overwrites nothing.
@@ -389,4 +399,188 @@ unsafe fn map_file(file: &File, length: usize, target: *mut u8) -> Result<(), Me
         file.read_exact_at(rest, to_u64(mapped)).map_err(failed)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use airlock_abi::boot::{EntryNote, VERSION};
+
+    use super::*;
+    use crate::loader::Segment;
+
+    /// An open file with this content and no name.
+    fn file(content: &[u8]) -> File {
+        let mut file =
+            vmm_sys_util::tempfile::TempFile::new().expect("a temporary file").into_file();
+        file.write_all(content).expect("room for it");
+        file
+    }
+
+    fn contents(mapping: &Mapping) -> &[u8] {
+        // SAFETY: the mapping is readable for its size and lives as long as the slice.
+        unsafe { std::slice::from_raw_parts(mapping.address, mapping.size) }
+    }
+
+    fn padded(parts: &[&[u8]]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for part in parts {
+            bytes.extend_from_slice(part);
+            bytes.resize(bytes.len().next_multiple_of(PAGE_SIZE), 0);
+        }
+        bytes
+    }
+
+    #[test]
+    fn pieces_follow_each_other_padded_with_zeroes() {
+        let (text, exact) = (vec![1; 5000], vec![2; 8192]);
+        let piece =
+            |content: &[u8]| Piece::File { file: file(content), length: to_u64(content.len()) };
+        let root = RootImage {
+            pieces: vec![
+                Piece::Bytes(vec![9; 100]),
+                piece(&text),
+                piece(&[]),
+                piece(&exact),
+                Piece::Bytes(Vec::new()),
+                Piece::Bytes(vec![7; 4096]),
+            ],
+        };
+        let mapping = map_root_image(&root).expect("an image");
+        assert!(contents(&mapping) == padded(&[&[9; 100], &text, &exact, &[7; 4096]]));
+    }
+
+    #[test]
+    fn only_the_promised_part_of_a_longer_file_is_seen() {
+        for length in [0, 1, 4096, 5000] {
+            let content = vec![1; 10_000];
+            let root = RootImage { pieces: vec![Piece::File { file: file(&content), length }] };
+            let mapping = map_root_image(&root).expect("an image");
+            let promised = &content[..usize::try_from(length).expect("small")];
+            assert!(contents(&mapping) == padded(&[promised]), "{length}");
+        }
+    }
+
+    #[test]
+    fn a_shorter_file_is_an_error() {
+        let root = RootImage { pieces: vec![Piece::File { file: file(b"short"), length: 6 }] };
+        assert!(matches!(
+            map_root_image(&root),
+            Err(MemoryError::Shrunk { expected: 6, found: 5 })
+        ));
+    }
+
+    #[test]
+    fn an_image_beyond_the_address_map_is_an_error() {
+        for length in [ROOT_IMAGE_BASE + 1, u64::MAX - 4095, u64::MAX] {
+            let root = RootImage { pieces: vec![Piece::File { file: file(b""), length }] };
+            assert!(
+                matches!(map_root_image(&root), Err(MemoryError::TooLarge { .. })),
+                "{length:#x}"
+            );
+        }
+    }
+
+    #[test]
+    fn ram_is_split_at_the_hole() {
+        let base = KERNEL_BASE + 0x3000;
+        let low = LOW_RAM_END - base;
+        assert_eq!(ram_ranges(base, 4096).ok(), Some(vec![(base, 4096)]));
+        assert_eq!(ram_ranges(base, low).ok(), Some(vec![(base, low)]));
+        assert_eq!(
+            ram_ranges(base, low + 4096).ok(),
+            Some(vec![(base, low), (HIGH_RAM_BASE, 4096)])
+        );
+        assert!(matches!(ram_ranges(base, 1 << 40), Err(MemoryError::TooLarge { .. })));
+    }
+
+    /// A page of text, then a page of data of which half comes from the image, then three zeroed ones.
+    fn kernel() -> Kernel {
+        let segment = |offset, file_size, address, memory_size, writable| Segment {
+            offset,
+            file_size,
+            address,
+            memory_size,
+            writable,
+        };
+        Kernel {
+            entry: EntryNote { version: VERSION, entry: 0, page_table: KERNEL_BASE },
+            segments: vec![
+                segment(0x1000, 0x1000, KERNEL_BASE, 0x1000, false),
+                segment(0x2000, 0x800, KERNEL_BASE + 0x1000, 0x4000, true),
+            ],
+        }
+    }
+
+    fn image() -> &'static [u8] {
+        let memory: &'static mut [u8] = vec![0; 5 * PAGE_SIZE].leak();
+        let offset = memory.as_ptr().align_offset(PAGE_SIZE);
+        let image = &mut memory[offset..offset + 3 * PAGE_SIZE];
+        image[0x1000..0x2000].fill(0x11);
+        image[0x2000..0x2800].fill(0x22);
+        image[0x2800..].fill(0x33);
+        image
+    }
+
+    fn byte(memory: &GuestMemoryMmap, address: u64) -> Option<u8> {
+        memory.read_obj(GuestAddress(address)).ok()
+    }
+
+    #[test]
+    fn an_embedded_kernel_is_used_in_place() {
+        let image = image();
+        let root = RootImage { pieces: vec![Piece::Bytes(vec![0x77; 10])] };
+        let memory = GuestMemory::new(1 << 20, &kernel(), KernelBytes::Constant(image), &root)
+            .expect("memory");
+        let text = memory
+            .slots
+            .iter()
+            .find(|slot| slot.guest == KERNEL_BASE)
+            .expect("a slot for the text");
+        assert_eq!(
+            (text.size, text.read_only, text.host),
+            (4096, true, to_u64(image[0x1000..].as_ptr().addr()))
+        );
+        assert_eq!(memory.ram_base(), KERNEL_BASE + 0x1000);
+        assert_eq!(byte(&memory.ram, KERNEL_BASE), None, "devices do not write the kernel");
+        assert_eq!(byte(&memory.readable, KERNEL_BASE), Some(0x11));
+        assert_eq!(byte(&memory.ram, KERNEL_BASE + 0x17ff), Some(0x22));
+        assert_eq!(
+            byte(&memory.ram, KERNEL_BASE + 0x1800),
+            Some(0),
+            "not what follows in the image"
+        );
+        assert_eq!(byte(&memory.ram, ROOT_IMAGE_BASE), None, "devices do not write the root image");
+        assert_eq!(byte(&memory.readable, ROOT_IMAGE_BASE), Some(0x77));
+        assert_eq!(memory.code(KERNEL_BASE + 0xffe, 15), [0x11; 2]);
+        assert_eq!(memory.code(ROOT_IMAGE_BASE, 15), [0; 0]);
+        let free = memory.free(kernel().end() + 10);
+        assert_eq!(free[0], Range { start: KERNEL_BASE + 0x6000, len: (1 << 20) - 0x5000 });
+        assert_eq!(free[1], Range::default());
+    }
+
+    #[test]
+    fn another_kernel_is_copied() {
+        let memory = GuestMemory::new(
+            1 << 20,
+            &kernel(),
+            KernelBytes::Loaded(image()),
+            &RootImage::default(),
+        );
+        let memory = memory.expect("memory");
+        assert_eq!((memory.ram_base(), memory.slots.len()), (KERNEL_BASE, 1));
+        assert_eq!(byte(&memory.ram, KERNEL_BASE), Some(0x11));
+        assert_eq!(byte(&memory.ram, KERNEL_BASE + 0x17ff), Some(0x22));
+        assert_eq!(byte(&memory.ram, KERNEL_BASE + 0x1800), Some(0));
+        assert_eq!(memory.root_image.len, 0);
+    }
+
+    #[test]
+    fn memory_must_hold_the_kernel() {
+        for image in [KernelBytes::Constant(image()), KernelBytes::Loaded(image())] {
+            let memory = GuestMemory::new(0x3000, &kernel(), image, &RootImage::default());
+            assert!(matches!(memory, Err(MemoryError::TooSmall { size: 0x3000, .. })));
+        }
+    }
 }

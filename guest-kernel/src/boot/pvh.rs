@@ -53,6 +53,7 @@ static mut INFO: BootInfo = BootInfo {
     arguments: Range { start: 0, len: 0 },
     environment: Range { start: 0, len: 0 },
     directory: Range { start: 0, len: 0 },
+    cpuid: Range { start: 0, len: 0 },
     tsc_khz: 0,
     tsc: 0,
     realtime_ns: 0,

@@ -79,7 +79,7 @@ fn clock_ns() -> u64 {
 /// Entropy: RDRAND where the processor has it, else what the TSC's jitter gives.
 pub fn entropy() -> ([u8; 32], [u8; 64]) {
     const LEAF1_ECX_RDRAND: u32 = 1 << 30;
-    let have = cpuid(1, 0).ecx & LEAF1_ECX_RDRAND != 0;
+    let have = cpuid(1, 0)[2] & LEAF1_ECX_RDRAND != 0;
     let mut state = read_tsc();
     let mut word = || {
         let mut value: u64 = 0;

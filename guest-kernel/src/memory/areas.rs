@@ -353,8 +353,8 @@ mod tests {
     fn behaves_like_a_table_with_an_entry_for_every_page() {
         const PAGES: u64 = 64;
         let sources: [Arc<dyn PageSource>; 2] = [Arc::new(Nothing), Arc::new(Nothing)];
-        for seed in 1..200 {
-            let mut numbers = Numbers(seed * 0x9e37_79b9_7f4a_7c15);
+        for seed in 1_u64..200 {
+            let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let mut areas = Areas::new();
             // Page number -> (protection, object and page in it).
             let mut model: BTreeMap<u64, (u8, Option<(usize, u64)>)> = BTreeMap::new();

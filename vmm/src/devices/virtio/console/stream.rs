@@ -1,20 +1,23 @@
 //! The host's side of a port: a file that is read or written without ever waiting for it.
 //!
 //! The files are the user's: a pipe, a terminal, a regular file, shared with other processes. So
-//! `O_NONBLOCK`, which would be seen by all of them, is not an option. Pipes and sockets
-//! take `RWF_NOWAIT` for each call; terminals and older kernels are asked by `poll(2)` first and
-//! then get no more than a pipe has room for when it says that it has room.
+//! setting `O_NONBLOCK`, which all of them would see, is not an option. Terminals are opened once
+//! more, with that flag for ourselves. Pipes and sockets take `RWF_NOWAIT` for each call. What takes
+//! neither (pipes of older kernels, a terminal without /proc) is asked by `poll(2)` first and then
+//! gets no more than a pipe has room for when it says that it has room.
 
+use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use super::super::memory::IoVectors;
 
 /// How a file is kept from making us wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
-    /// It never waits long: regular files, `/dev/null` and its like.
+    /// It never waits long: regular files, `/dev/null` and its like, terminals opened for ourselves.
     Direct,
     /// Each call says that it must not wait.
     NoWait,
@@ -34,6 +37,23 @@ const MEMORY_DEVICES: u32 = 1;
 pub struct Stream {
     file: RawFd,
     manner: Manner,
+    /// What `file` is, if it was opened here.
+    _own: Option<OwnedFd>,
+}
+
+/// Opens a terminal once more, so that it can be told not to make us wait.
+fn reopen_terminal(file: RawFd) -> Option<OwnedFd> {
+    // SAFETY: asks about a file descriptor, whatever it is.
+    if unsafe { libc::isatty(file) } != 1 {
+        return None;
+    }
+    let options = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let path = format!("/proc/self/fd/{file}");
+    // A terminal may be open for one direction only.
+    [(true, true), (true, false), (false, true)].into_iter().find_map(|(read, write)| {
+        let opened = File::options().read(read).write(write).custom_flags(options).open(&path);
+        opened.ok().map(OwnedFd::from)
+    })
 }
 
 /// What `poll(2)` is asked.
@@ -46,6 +66,9 @@ enum Direction {
 impl Stream {
     /// Uses a file that stays open for as long as this lives.
     pub fn new(file: RawFd) -> Self {
+        if let Some(own) = reopen_terminal(file) {
+            return Self { file: own.as_raw_fd(), manner: Manner::Direct, _own: Some(own) };
+        }
         let mut status = MaybeUninit::<libc::stat>::uninit();
         // SAFETY: `status` has room for what fstat writes.
         let known = unsafe { libc::fstat(file, status.as_mut_ptr()) } == 0;
@@ -61,7 +84,7 @@ impl Stream {
             // The first use will tell what is wrong with it.
             Manner::Direct
         };
-        Self { file, manner }
+        Self { file, manner, _own: None }
     }
 
     /// The file.
@@ -128,28 +151,27 @@ impl Stream {
         };
         // An offset of -1 is the file's own position (readv(2)); the system call takes it in halves.
         let position: libc::c_long = -1;
-        loop {
-            // SAFETY: the vectors point into guest memory, which is mapped for as long as they live;
-            // nothing in this program keeps a reference to it.
-            let result = unsafe {
-                libc::syscall(
-                    number,
-                    self.file,
-                    vectors.as_ptr(),
-                    vectors.len(),
-                    position,
-                    position,
-                    flags,
-                )
-            };
-            if let Ok(count) = usize::try_from(result) {
-                return Ok(count);
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
+        // SAFETY: the vectors point into guest memory, which is mapped for as long as they live;
+        // nothing in this program keeps a reference to it.
+        let result = unsafe {
+            libc::syscall(
+                number,
+                self.file,
+                vectors.as_ptr(),
+                vectors.len(),
+                position,
+                position,
+                flags,
+            )
+        };
+        if let Ok(count) = usize::try_from(result) {
+            return Ok(count);
         }
+        // A signal means that the machine ends; the caller has to get a chance to see that.
+        Err(match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::Interrupted => io::ErrorKind::WouldBlock.into(),
+            error => error,
+        })
     }
 
     fn would_not_wait(&self, direction: Direction) -> bool {
