@@ -38,3 +38,6 @@ pub use metadata::{Metadata, Timestamp};
 pub use open::{open, standard_files, terminal_files};
 pub use open_file::{FileRef, OpenFile, Whence};
 pub use root::FileSystem;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! /dev: the devices that every program expects (`null(4)`, `full(4)`, `random(4)`, `tty(4)`).
 
-use super::super::metadata::{Metadata, S_IFCHR, device_number, devices};
 use super::super::services::services;
 use super::super::stream::{Seek, Stream};
 use super::{Entry, Kind, Target, directory, link};

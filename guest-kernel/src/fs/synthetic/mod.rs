@@ -8,9 +8,7 @@ mod proc;
 mod system;
 
 use super::inode::{Inode, Target};
-use super::metadata::{
-    Metadata, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG, devices, entry_type,
-};
+use super::metadata::{Metadata, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG, devices, entry_type};
 use super::root::FileSystem;
 use super::services::now;
 use super::stream::Stream;

@@ -10,8 +10,12 @@ const AT_FDCWD: u64 = (-100i64).cast_unsigned();
 
 /// Descriptors of the same files: one for reading and writing, another of the same file, one that
 /// appends, and another file.
-const FILES: [(&str, u64); 4] =
-    [("/work/one\0", 0o102), ("/work/one\0", 0o102), ("/work/one\0", 0o2102), ("/work/two\0", 0o102)];
+const FILES: [(&str, u64); 4] = [
+    ("/work/one\0", 0o102),
+    ("/work/one\0", 0o102),
+    ("/work/one\0", 0o2102),
+    ("/work/two\0", 0o102),
+];
 
 struct Both {
     fds: Vec<(u64, u64)>,
@@ -106,7 +110,7 @@ fn compare(directory: &std::path::Path, image: &[u8], seed: u64) -> bool {
         // Offsets and lengths near the borders of pages, and elsewhere.
         let mut near = |limit: u64| {
             let page = random.below(limit) * 4096;
-            page.saturating_add_signed([-1, 0, 1, 100, 2000][(random.below(5)) as usize])
+            page.saturating_add_signed(random.one_of(&[-1, 0, 1, 100, 2000]))
         };
         let (offset, second, len) = (near(20), near(20), near(4));
         let data = std::vec![(round % 251).to_le_bytes()[0]; usize::try_from(len).expect("small")];
