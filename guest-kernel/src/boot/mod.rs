@@ -125,7 +125,7 @@ pub fn start(info: &'static BootInfo) -> ! {
     apic::enable();
     let features = enable_features();
     fs::services::install(&drivers::FILE_SERVICES);
-    log!("airlock kernel: {} MiB of RAM", frame::total() * PAGE >> 20);
+    log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
     match start_program(info, &features) {
         Ok((frame, probe_code)) => probe::enter_user(frame, probe_code),
         Err(error) => {

@@ -30,8 +30,8 @@ unsafe fn read_byte(port: u16) -> u8 {
 /// of day in nanoseconds.
 pub fn calibrate() -> (u64, u64) {
     const MS: u64 = 10;
-    const COUNT: u16 = (PIT_HZ * MS / 1000) as u16;
-    let [low, high] = COUNT.to_le_bytes();
+    const COUNT: u64 = PIT_HZ * MS / 1000;
+    let [low, high, ..] = COUNT.to_le_bytes();
     // SAFETY: the timer and its gate in port 0x61; no interrupt comes of channel 2.
     let ticks = unsafe {
         write_byte(0x61, read_byte(0x61) & !2 | 1);

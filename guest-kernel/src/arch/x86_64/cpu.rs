@@ -7,7 +7,7 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// As many vCPUs as the kernel supports; x2APIC ids up to 254 are addressable by MSI.
-pub const MAX_CPUS: usize = 254;
+pub const MAX_CPUS: u32 = 254;
 
 /// Model-specific registers (SDM volume 4; AMD64 APM volume 2, appendix A).
 pub mod msr {
@@ -193,8 +193,8 @@ impl Cpu {
 
 static mut BOOT_CPU: Cpu = Cpu::new();
 /// Blocks of all vCPUs by number; null until they start.
-static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] =
-    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+static CPUS: [AtomicPtr<Cpu>; MAX_CPUS as usize] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS as usize];
 
 /// Prepares the block of a vCPU that is not the first.
 pub fn prepare_secondary(index: u32) -> Option<()> {
