@@ -1,13 +1,14 @@
 //! Random numbers: ChaCha20, seeded by the VMM with entropy of the host.
 
 use crate::sync::SpinLock;
+use alloc::boxed::Box;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 enum Source {
     /// The seed, until a number is asked for: expanding it takes a thousand instructions.
     Seed([u8; 32]),
-    Generator(ChaCha20Rng),
+    Generator(Box<ChaCha20Rng>),
 }
 
 static SOURCE: SpinLock<Source> = SpinLock::new(Source::Seed([0; 32]));
@@ -20,7 +21,7 @@ pub fn seed(seed: [u8; 32]) {
 fn with<T>(use_it: impl FnOnce(&mut ChaCha20Rng) -> T) -> T {
     let mut source = SOURCE.lock();
     if let Source::Seed(seed) = &*source {
-        *source = Source::Generator(ChaCha20Rng::from_seed(*seed));
+        *source = Source::Generator(Box::new(ChaCha20Rng::from_seed(*seed)));
     }
     match &mut *source {
         Source::Generator(generator) => use_it(generator),

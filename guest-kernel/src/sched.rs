@@ -124,7 +124,7 @@ mod hardware {
 
     /// Starts the other vCPUs, one after the other; they idle until there is something for them.
     pub fn start_secondaries(count: u64) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX).min(MAX_CPUS as u32);
+        let count = u32::try_from(count).unwrap_or(u32::MAX).min(MAX_CPUS);
         for index in 1..count {
             let Some(stack) = frame::allocate_block(STACK_ORDER, Content::Overwritten) else {
                 crate::log!("vCPU {index}: no memory for its stack");

@@ -44,7 +44,7 @@ unsafe impl Sync for Memory {}
 
 /// Offsets in the arena.
 struct State {
-    /// Bytes that have been used for blocks; those behind are zero.
+    /// Bytes that blocks have, free or not; those behind are for new blocks.
     used: usize,
     /// The first free block of each class. Each holds the offset of the next; [`NONE`] ends the list.
     free: [usize; CLASSES],
@@ -147,6 +147,11 @@ impl Allocator {
     unsafe fn give_back(&self, offset: usize, layout: Layout) {
         let Some(Kind::Class(class)) = Kind::of(layout) else { return };
         let mut state = self.lock();
+        if state.used == offset + class_size(class) {
+            // The last block: its bytes may as well become part of any other.
+            state.used = offset;
+            return;
+        }
         // SAFETY: the block is in the arena, aligned to GRAIN, nobody else's, and has room.
         unsafe { self.start().add(offset).cast::<usize>().write(state.free[class]) };
         state.free[class] = offset;
@@ -173,7 +178,7 @@ impl Allocator {
 }
 
 impl State {
-    /// Takes bytes that have never been used.
+    /// Takes bytes behind all blocks.
     fn extend(&mut self, align: usize, size: usize) -> Option<usize> {
         let offset = self.used.max(GRAIN).next_multiple_of(align);
         let end = offset + size;
@@ -185,7 +190,7 @@ impl State {
 }
 
 // SAFETY: a block from the arena is large enough for its class or layout and aligned to GRAIN or to its
-// own alignment, and no one else gets it before it is given back: it comes either from unused bytes, or
+// own alignment, and no one else gets it before it is given back: it comes either from behind all blocks, or
 // from a list that it then leaves. What is not in the arena is the system allocator's.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

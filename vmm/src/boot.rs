@@ -2,9 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use airlock_abi::boot::{BootInfo, EntryNote, MAGIC, Range, VERSION, flags};
+use airlock_abi::boot::{BootInfo, CpuidLeaf, EntryNote, MAGIC, Range, VERSION, flags};
 use airlock_abi::layout::{VIRTIO_MMIO_BASE, VIRTIO_MMIO_IRQ_BASE, VIRTIO_MMIO_SIZE};
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
+use kvm_bindings::{
+    KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2, kvm_regs, kvm_segment, kvm_sregs,
+};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError};
 
 use crate::config::Config;
@@ -111,6 +113,7 @@ impl BootBlock {
             arguments,
             environment,
             directory,
+            cpuid: Range::default(),
             tsc_khz: 0,
             tsc: 0,
             realtime_ns: 0,
@@ -125,19 +128,41 @@ impl BootBlock {
         self.address + (size_of::<BootInfo>() + self.strings.len()) as u64
     }
 
-    /// Writes the block into guest memory.
+    /// Writes the block into guest memory, and behind it what CPUID says.
     ///
     /// # Errors
     ///
     /// When RAM has no room for it.
-    pub fn write(&self, memory: &GuestMemory, clock: Clock) -> Result<(), GuestMemoryError> {
+    pub fn write(
+        &self,
+        memory: &GuestMemory,
+        clock: Clock,
+        leaves: &[kvm_cpuid_entry2],
+    ) -> Result<(), GuestMemoryError> {
         let Clock { tsc_khz, tsc, realtime_ns } = clock;
-        let block = Block(BootInfo { tsc_khz, tsc, realtime_ns, ..self.info });
+        let table: Vec<u8> = leaves.iter().flat_map(leaf_bytes).collect();
+        let start = self.end().next_multiple_of(8);
+        let cpuid = Range { start, len: table.len() as u64 };
+        let free = memory.free(start + cpuid.len);
+        let block = Block(BootInfo { tsc_khz, tsc, realtime_ns, cpuid, free, ..self.info });
         memory.ram.write_obj(block, GuestAddress(self.address))?;
-        memory
-            .ram
-            .write_slice(&self.strings, GuestAddress(self.address + size_of::<BootInfo>() as u64))
+        let strings = GuestAddress(self.address + size_of::<BootInfo>() as u64);
+        memory.ram.write_slice(&self.strings, strings)?;
+        memory.ram.write_slice(&table, GuestAddress(start))
     }
+}
+
+/// A `CpuidLeaf` as it lies in guest memory.
+fn leaf_bytes(entry: &kvm_cpuid_entry2) -> [u8; size_of::<CpuidLeaf>()] {
+    let indexed = u32::from(entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0);
+    let kvm_cpuid_entry2 { function, index, eax, ebx, ecx, edx, .. } = *entry;
+    let mut bytes = [0; size_of::<CpuidLeaf>()];
+    for (slot, word) in
+        bytes.chunks_exact_mut(4).zip([function, index, indexed, eax, ebx, ecx, edx])
+    {
+        slot.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
 }
 
 // SDM volume 3, section 2.5 (control registers) and 2.2.1 (IA32_EFER).

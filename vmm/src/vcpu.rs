@@ -264,7 +264,7 @@ impl Vcpus {
             match clock {
                 Some(clock) => boot
                     .block
-                    .write(&boot.memory, clock)
+                    .write(&boot.memory, clock, &self.leaves(index))
                     .map_err(|error| Error::Memory(error.into()))?,
                 None => self
                     .set_registers(&vcpu, index)
@@ -277,15 +277,19 @@ impl Vcpus {
         result.map(|()| vcpu)
     }
 
+    /// What CPUID says on a vCPU.
+    fn leaves(&self, index: u8) -> Vec<kvm_cpuid_entry2> {
+        let cpus = u8::try_from(self.slots.len()).unwrap_or(u8::MAX);
+        self.leaves.get().map_or_else(Vec::new, |(leaves, tsc_deadline)| {
+            cpuid::for_vcpu(leaves, index, cpus, *tsc_deadline)
+        })
+    }
+
     fn set_registers(&self, vcpu: &VcpuFd, index: u8) -> Result<(), kvm_ioctls::Error> {
-        if let Some((leaves, tsc_deadline)) = self.leaves.get() {
-            let cpus = u8::try_from(self.slots.len()).unwrap_or(u8::MAX);
-            let leaves = cpuid::for_vcpu(leaves, index, cpus, *tsc_deadline);
-            let leaves =
-                CpuId::from_entries(&leaves).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
-            // Before the system registers: KVM checks them against the features.
-            vcpu.set_cpuid2(&leaves)?;
-        }
+        let leaves = CpuId::from_entries(&self.leaves(index))
+            .map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))?;
+        // Before the system registers: KVM checks them against the features.
+        vcpu.set_cpuid2(&leaves)?;
         vcpu.set_sregs(&boot::system_registers(&self.entry, index))?;
         vcpu.set_regs(&boot::general_registers(&self.entry, self.boot_info, index))?;
         if index != 0 {

@@ -71,6 +71,9 @@ pub struct BootInfo {
     pub environment: Range,
     /// Working directory of the program: an absolute path without NUL.
     pub directory: Range,
+    /// What the vCPUs' CPUID says: [`CpuidLeaf`]s, one after the other, aligned to 8 bytes. Ring 0 of host
+    /// B sees the host's processor in the instruction instead, and so would its programs.
+    pub cpuid: Range,
     /// TSC ticks per millisecond (kHz).
     pub tsc_khz: u64,
     /// A reading of the TSC...
@@ -82,6 +85,22 @@ pub struct BootInfo {
     /// More entropy from the host, for the first program's `AT_RANDOM` and address space layout, so that
     /// the generator need not run before it is asked for something.
     pub first_random: [u8; 64],
+}
+
+/// An answer of the CPUID instruction (SDM volume 2A).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuidLeaf {
+    /// EAX of the question.
+    pub leaf: u32,
+    /// ECX of the question, if `indexed` is 1.
+    pub subleaf: u32,
+    /// Whether `subleaf` matters.
+    pub indexed: u32,
+    /// EAX, EBX, ECX and EDX of the answer.
+    pub answer: [u32; 4],
+    /// Unused, zero.
+    pub padding: u32,
 }
 
 /// Bits of [`BootInfo::flags`].

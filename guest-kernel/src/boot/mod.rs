@@ -12,7 +12,7 @@ use crate::memory::space::{AddressSpace, Mapping, Placement};
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
 use crate::process::{self, Process, Program};
 use crate::{drivers, fs, log, random, time};
-use airlock_abi::boot::{BootInfo, Range, flags};
+use airlock_abi::boot::{BootInfo, CpuidLeaf, Range, flags};
 use airlock_abi::exit::Exit;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -49,14 +49,14 @@ fn enable_features() -> Features {
     const LEAF1_ECX_XSAVE: u32 = 1 << 26;
     /// `HWCAP2_FSGSBASE`.
     const HWCAP2_FSGSBASE: u64 = 2;
-    let leaf1 = cpu::cpuid(1, 0);
-    let leaf7 = cpu::cpuid(7, 0);
+    let [_, _, leaf1_ecx, leaf1_edx] = cpu::cpuid(1, 0);
+    let [_, leaf7_ebx, leaf7_ecx, _] = cpu::cpuid(7, 0);
     let mut bits = 0;
     for (have, bit) in [
-        (leaf7.ebx & LEAF7_EBX_FSGSBASE, cr4::FSGSBASE),
-        (leaf7.ebx & LEAF7_EBX_SMEP, cr4::SMEP),
-        (leaf7.ecx & LEAF7_ECX_UMIP, cr4::UMIP),
-        (leaf1.ecx & LEAF1_ECX_XSAVE, cr4::OSXSAVE),
+        (leaf7_ebx & LEAF7_EBX_FSGSBASE, cr4::FSGSBASE),
+        (leaf7_ebx & LEAF7_EBX_SMEP, cr4::SMEP),
+        (leaf7_ecx & LEAF7_ECX_UMIP, cr4::UMIP),
+        (leaf1_ecx & LEAF1_ECX_XSAVE, cr4::OSXSAVE),
     ] {
         if have != 0 {
             bits |= bit;
@@ -65,15 +65,15 @@ fn enable_features() -> Features {
     // SAFETY: CPUID has each of them.
     unsafe { cpu::set_cr4(bits) };
     if bits & cr4::OSXSAVE != 0 {
-        let components = cpu::cpuid(0xd, 0);
+        let [low, _, _, high] = cpu::cpuid(0xd, 0);
         // x87, SSE, AVX, and the three of AVX-512: what signal frames can hold.
         const USER_COMPONENTS: u64 = 0b1110_0111;
-        let supported = u64::from(components.edx) << 32 | u64::from(components.eax);
+        let supported = u64::from(high) << 32 | u64::from(low);
         // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
         unsafe { crate::arch::fpu::enable_xsave(supported & USER_COMPONENTS) };
     }
     let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
-    Features { hwcap: leaf1.edx.into(), hwcap2 }
+    Features { hwcap: leaf1_edx.into(), hwcap2 }
 }
 
 /// The same on the other vCPUs.
@@ -102,6 +102,14 @@ pub fn start(info: &'static BootInfo) -> ! {
     FLAGS.store(info.flags, Ordering::Relaxed);
     CPUS.store(info.cpus, Ordering::Relaxed);
     *COMMAND_LINE.lock() = bytes(info.command_line);
+    let leaves = info.cpuid.len / size_of::<CpuidLeaf>() as u64;
+    // SAFETY: the VMM put the list there, aligned, outside of free RAM; it consists of integers.
+    cpu::set_cpuid(unsafe {
+        core::slice::from_raw_parts(
+            PhysAddr(info.cpuid.start).to_pointer().cast::<CpuidLeaf>(),
+            usize_from(leaves),
+        )
+    });
     let mut ranges = info.free.map(|range| (range.start, range.start + range.len));
     let image = (info.root_image.start, info.root_image.start + info.root_image.len);
     let needed = [ranges[0], ranges[1], image];
@@ -117,7 +125,7 @@ pub fn start(info: &'static BootInfo) -> ! {
     apic::enable();
     let features = enable_features();
     fs::services::install(&drivers::FILE_SERVICES);
-    log!("airlock kernel: {} MiB of RAM", frame::total() * PAGE >> 20);
+    log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
     match start_program(info, &features) {
         Ok((frame, probe_code)) => probe::enter_user(frame, probe_code),
         Err(error) => {

@@ -53,6 +53,7 @@ static mut INFO: BootInfo = BootInfo {
     arguments: Range { start: 0, len: 0 },
     environment: Range { start: 0, len: 0 },
     directory: Range { start: 0, len: 0 },
+    cpuid: Range { start: 0, len: 0 },
     tsc_khz: 0,
     tsc: 0,
     realtime_ns: 0,
@@ -73,7 +74,7 @@ pub unsafe fn boot_info(start_info: u64, kernel_end: u64) -> &'static BootInfo {
     let start = unsafe { &*PhysAddr(start_info).to_pointer().cast::<StartInfo>() };
     assert!(start.magic == START_MAGIC && start.version >= 1, "not a PVH start_info");
     // SAFETY: this runs once, on the only vCPU.
-    let info = unsafe { &mut *(&raw mut INFO) };
+    let info = unsafe { (&raw mut INFO).as_mut_unchecked() };
     assert!(start.modules > 0, "no root image: pass an EROFS image as the initrd");
     // SAFETY: the list has `modules` entries.
     let module = unsafe { &*PhysAddr(start.module_list).to_pointer().cast::<Module>() };
@@ -133,7 +134,7 @@ fn parse(info: &mut BootInfo, line: &'static [u8]) {
         len: bytes.len() as u64,
     };
     // SAFETY: this runs once, on the only vCPU.
-    let arguments = unsafe { &mut *(&raw mut ARGUMENTS) };
+    let arguments = unsafe { (&raw mut ARGUMENTS).as_mut_unchecked() };
     let mut at = 0;
     for word in core::iter::once(program)
         .chain(rest.split(|&byte| byte == b' ').filter(|word| !word.is_empty()))

@@ -17,6 +17,7 @@ use crate::sync::SpinLock;
 use airlock_abi::console::{
     CONTROL_TRANSMIT_QUEUE, F_RESULT, PORT_SIGNALS, PORTS, receive_queue, transmit_queue,
 };
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -59,7 +60,7 @@ struct Input {
 enum State {
     Unknown,
     Absent,
-    Present(Device),
+    Present(Box<Device>),
 }
 
 static STATE: SpinLock<State> = SpinLock::new(State::Unknown);
@@ -90,7 +91,7 @@ fn with<T>(act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
     let mut state = STATE.lock();
     if matches!(*state, State::Unknown) {
         *state = match Device::find() {
-            Ok(device) => State::Present(device),
+            Ok(device) => State::Present(Box::new(device)),
             Err(error) => {
                 crate::log!("no console: {error}");
                 State::Absent

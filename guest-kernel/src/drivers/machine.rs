@@ -10,16 +10,15 @@ use alloc::vec::Vec;
 /// Looks at everything.
 pub fn facts() -> MachineFacts {
     let now = time::monotonic_ns();
-    let basic = cpuid(0, 0);
+    let [_, ebx, ecx, edx] = cpuid(0, 0);
     let mut vendor = [0; 12];
-    for (target, register) in vendor.chunks_exact_mut(4).zip([basic.ebx, basic.edx, basic.ecx]) {
+    for (target, register) in vendor.chunks_exact_mut(4).zip([ebx, edx, ecx]) {
         target.copy_from_slice(&register.to_le_bytes());
     }
     let mut model_name = Vec::new();
-    if cpuid(0x8000_0000, 0).eax >= 0x8000_0004 {
+    if cpuid(0x8000_0000, 0)[0] >= 0x8000_0004 {
         for leaf in 0x8000_0002..=0x8000_0004 {
-            let part = cpuid(leaf, 0);
-            for register in [part.eax, part.ebx, part.ecx, part.edx] {
+            for register in cpuid(leaf, 0) {
                 model_name.extend_from_slice(&register.to_le_bytes());
             }
         }
@@ -36,7 +35,7 @@ pub fn facts() -> MachineFacts {
         frequency_khz: time::frequency_khz(),
         vendor,
         model_name,
-        signature: cpuid(1, 0).eax,
+        signature: cpuid(1, 0)[0],
         frames: (frame::free(), frame::total()),
         processes: (u64::from(last), count),
         threads: count,

@@ -30,8 +30,8 @@ unsafe fn read_byte(port: u16) -> u8 {
 /// of day in nanoseconds.
 pub fn calibrate() -> (u64, u64) {
     const MS: u64 = 10;
-    const COUNT: u16 = (PIT_HZ * MS / 1000) as u16;
-    let [low, high] = COUNT.to_le_bytes();
+    const COUNT: u64 = PIT_HZ * MS / 1000;
+    let [low, high, ..] = COUNT.to_le_bytes();
     // SAFETY: the timer and its gate in port 0x61; no interrupt comes of channel 2.
     let ticks = unsafe {
         write_byte(0x61, read_byte(0x61) & !2 | 1);
@@ -79,7 +79,7 @@ fn clock_ns() -> u64 {
 /// Entropy: RDRAND where the processor has it, else what the TSC's jitter gives.
 pub fn entropy() -> ([u8; 32], [u8; 64]) {
     const LEAF1_ECX_RDRAND: u32 = 1 << 30;
-    let have = cpuid(1, 0).ecx & LEAF1_ECX_RDRAND != 0;
+    let have = cpuid(1, 0)[2] & LEAF1_ECX_RDRAND != 0;
     let mut state = read_tsc();
     let mut word = || {
         let mut value: u64 = 0;

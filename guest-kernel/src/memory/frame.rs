@@ -47,7 +47,7 @@ static POOL: SpinLock<Pool> = SpinLock::new(Pool {
     free: 0,
 });
 /// Reference counts of the frames of both regions, one after the other.
-static COUNTS: [CountTable; 2] = [CountTable::EMPTY, CountTable::EMPTY];
+static COUNTS: [CountTable; 2] = [const { CountTable::new() }; 2];
 static TOTAL: AtomicU64 = AtomicU64::new(0);
 /// Frames that only the kernel's own data may use.
 static RESERVE: AtomicU64 = AtomicU64::new(0);
@@ -61,8 +61,9 @@ struct CountTable {
 }
 
 impl CountTable {
-    const EMPTY: Self =
-        Self { start: AtomicU64::new(0), end: AtomicU64::new(0), table: AtomicU64::new(0) };
+    const fn new() -> Self {
+        Self { start: AtomicU64::new(0), end: AtomicU64::new(0), table: AtomicU64::new(0) }
+    }
 }
 
 /// Takes over free RAM: `[start, end)` pairs (guest-physical, page-aligned, zero-filled).

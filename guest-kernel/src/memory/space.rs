@@ -710,7 +710,7 @@ fn object_fault(error: Errno) -> Fault {
 }
 
 fn range_end(start: u64, len: u64, error: Errno) -> Result<u64> {
-    if start % PAGE != 0 {
+    if !start.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
     page_ceil(len)

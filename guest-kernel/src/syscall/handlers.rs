@@ -6,6 +6,8 @@ pub use super::deliver::rt_sigreturn;
 pub use super::descriptor::*;
 pub use super::directory::*;
 pub use super::identity::*;
+#[cfg(target_os = "none")]
+pub use super::machine::*;
 pub use super::memory::*;
 pub use super::open::*;
 pub use super::pipe::*;

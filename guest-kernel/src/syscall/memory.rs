@@ -49,7 +49,7 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
     let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
     // As on Linux, unknown protection bits do not matter here.
     let rights = protection(bits & 7)?;
-    if offset % PAGE != 0 {
+    if !offset.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
     let kind = flags & 0xf;
@@ -176,7 +176,7 @@ pub fn mremap(old: u64, old_len: u64, new_len: u64, flags: u64, target: u64) -> 
 /// # Errors
 /// As the man page says.
 pub fn madvise(address: u64, len: u64, advice: i32) -> Result<()> {
-    if address % PAGE != 0 {
+    if !address.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
     let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::EINVAL)?;
@@ -210,7 +210,8 @@ pub fn madvise(address: u64, len: u64, advice: i32) -> Result<()> {
 pub fn msync(address: u64, len: u64, flags: u64) -> Result<()> {
     let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
     let both = MS_ASYNC | MS_SYNC;
-    if address % PAGE != 0 || flags & !(both | MS_INVALIDATE) != 0 || flags & both == both {
+    if !address.is_multiple_of(PAGE) || flags & !(both | MS_INVALIDATE) != 0 || flags & both == both
+    {
         return Err(Errno::EINVAL);
     }
     let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::ENOMEM)?;
@@ -222,7 +223,7 @@ pub fn msync(address: u64, len: u64, flags: u64) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn mincore(address: u64, len: u64, vector: UserPtr<u8>) -> Result<()> {
-    if address % PAGE != 0 {
+    if !address.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
     let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::ENOMEM)?;

@@ -11,6 +11,8 @@ mod descriptor;
 mod directory;
 pub mod handlers;
 mod identity;
+#[cfg(target_os = "none")]
+mod machine;
 mod memory;
 mod open;
 mod pipe;
@@ -25,7 +27,7 @@ mod time;
 #[cfg(any(test, target_os = "none"))]
 mod trace;
 
-use crate::errno::{Errno, Result};
+use crate::errno::Result;
 use crate::memory::UserPtr;
 
 /// A file descriptor, as a register holds it: only its lower half counts, as on Linux.
@@ -147,8 +149,9 @@ pub use trace::end as record_end;
 
 #[cfg(target_os = "none")]
 mod dispatch {
-    use super::{Errno, FromRegister, IntoRegister, handlers, trace};
+    use super::{FromRegister, IntoRegister, handlers, trace};
     use crate::arch::{Cpu, TrapFrame};
+    use crate::errno::Errno;
     use airlock_abi::syscalls::{LIMIT, by_number, by_number32};
     use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 //! The machine and its limits: uname(2), sysinfo(2), getrlimit(2), prctl(2), scheduling.
 
 use crate::errno::{Errno, Result};
-use crate::memory::{UserPtr, UserWriter};
+use crate::memory::UserPtr;
 use crate::process::{Limit, Pid, current, find};
 
 /// What `uname -r` says: the version of Linux whose interface this is.
@@ -97,81 +97,6 @@ pub fn setrlimit(resource: u32, limit: UserPtr<Limit>) -> Result<()> {
     prlimit64(0, resource, limit, UserPtr::new(0))
 }
 
-/// `getrandom(2)`.
-///
-/// # Errors
-/// As the man page says.
-#[cfg(target_os = "none")]
-pub fn getrandom(buffer: UserPtr<u8>, len: usize, flags: u32) -> Result<usize> {
-    const GRND_NONBLOCK: u32 = 1;
-    const GRND_RANDOM: u32 = 2;
-    const GRND_INSECURE: u32 = 4;
-    if flags & !(GRND_NONBLOCK | GRND_RANDOM | GRND_INSECURE) != 0
-        || flags & (GRND_RANDOM | GRND_INSECURE) == GRND_RANDOM | GRND_INSECURE
-    {
-        return Err(Errno::EINVAL);
-    }
-    let mut writer = UserWriter::new(buffer.address(), len.min(i32::MAX as usize));
-    let mut done = 0;
-    while writer.remaining() > 0 {
-        let mut bytes = [0; 256];
-        let count = bytes.len().min(writer.remaining());
-        crate::random::fill(&mut bytes[..count]);
-        match writer.write_slice(&bytes[..count]) {
-            Ok(written) => done += written,
-            Err(error) if done == 0 => return Err(error),
-            Err(_) => break,
-        }
-    }
-    Ok(done)
-}
-
-/// `struct sysinfo`, without its variable padding.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct SystemInformation {
-    uptime: u64,
-    loads: [u64; 3],
-    total: u64,
-    free: u64,
-    shared: u64,
-    buffers: u64,
-    swap: [u64; 2],
-    processes: u16,
-    padding: u16,
-    padding2: u32,
-    high: [u64; 2],
-    unit: u32,
-    padding3: u32,
-}
-
-// SAFETY: integers, with the padding spelled out.
-unsafe impl crate::memory::user::Plain for SystemInformation {}
-
-/// `sysinfo(2)`.
-///
-/// # Errors
-/// EFAULT.
-#[cfg(target_os = "none")]
-pub fn sysinfo(information: UserPtr<u8>) -> Result<()> {
-    use crate::memory::{PAGE, frame};
-    information.cast().write(SystemInformation {
-        uptime: crate::time::monotonic_ns() / 1_000_000_000,
-        loads: [0; 3],
-        total: frame::total() * PAGE,
-        free: frame::free() * PAGE,
-        shared: 0,
-        buffers: 0,
-        swap: [0; 2],
-        processes: u16::try_from(crate::process::all().len()).unwrap_or(u16::MAX),
-        padding: 0,
-        padding2: 0,
-        high: [0; 2],
-        unit: 1,
-        padding3: 0,
-    })
-}
-
 /// `prctl(2)`.
 ///
 /// # Errors
@@ -233,34 +158,3 @@ pub fn prctl(
 
 /// `sched_yield(2)`: nobody else could run.
 pub fn sched_yield() {}
-
-/// `getcpu(2)`.
-///
-/// # Errors
-/// EFAULT.
-#[cfg(target_os = "none")]
-pub fn getcpu(cpu: UserPtr<u32>, node: UserPtr<u32>, _cache: u64) -> Result<()> {
-    cpu.non_null().map_or(Ok(()), |cpu| cpu.write(crate::arch::Cpu::current().index()))?;
-    node.non_null().map_or(Ok(()), |node| node.write(0))
-}
-
-/// `sched_getaffinity(2)`: every vCPU.
-///
-/// # Errors
-/// As the man page says.
-#[cfg(target_os = "none")]
-pub fn sched_getaffinity(pid: Pid, size: usize, mask: UserPtr<u64>) -> Result<usize> {
-    if pid != 0 && find(pid).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    let cpus = usize::try_from(crate::boot::cpus()).unwrap_or(1);
-    let words = cpus.div_ceil(64);
-    if size % 8 != 0 || size < words * 8 {
-        return Err(Errno::EINVAL);
-    }
-    for index in 0..words {
-        let left = cpus - index * 64;
-        mask.element(index).write(if left >= 64 { u64::MAX } else { (1 << left) - 1 })?;
-    }
-    Ok(words * 8)
-}

@@ -61,7 +61,9 @@ fn run() -> Result<(), Failure> {
         match argument.as_str() {
             "--json" => json = Some(PathBuf::from(arguments.next().ok_or("--json needs a file")?)),
             other => {
-                return Err(format!("unknown argument '{other}'; usage: bench [--json FILE]").into());
+                return Err(
+                    format!("unknown argument '{other}'; usage: bench [--json FILE]").into()
+                );
             }
         }
     }

@@ -60,7 +60,7 @@ pub fn set_timer(ns: u64) {
     let count = if ns == 0 {
         0
     } else {
-        (u128::from(ns) * u128::from(ticks) >> 20).clamp(1, u128::from(u32::MAX))
+        ((u128::from(ns) * u128::from(ticks)) >> 20).clamp(1, u128::from(u32::MAX))
     };
     // SAFETY: as above; one-shot mode is mode 0.
     unsafe {

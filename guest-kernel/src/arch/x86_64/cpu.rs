@@ -1,11 +1,13 @@
 //! One vCPU: its control registers, model-specific registers, and the block that GS points to.
 
 use super::frame::selector;
+use crate::sync::SpinLock;
+use airlock_abi::boot::CpuidLeaf;
 use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// As many vCPUs as the kernel supports; x2APIC ids up to 254 are addressable by MSI.
-pub const MAX_CPUS: usize = 254;
+pub const MAX_CPUS: u32 = 254;
 
 /// Model-specific registers (SDM volume 4; AMD64 APM volume 2, appendix A).
 pub mod msr {
@@ -191,8 +193,8 @@ impl Cpu {
 
 static mut BOOT_CPU: Cpu = Cpu::new();
 /// Blocks of all vCPUs by number; null until they start.
-static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] =
-    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
+static CPUS: [AtomicPtr<Cpu>; MAX_CPUS as usize] =
+    [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS as usize];
 
 /// Prepares the block of a vCPU that is not the first.
 pub fn prepare_secondary(index: u32) -> Option<()> {
@@ -294,9 +296,26 @@ pub unsafe fn set_syscall_target(address: u64) {
     unsafe { write_msr(msr::LSTAR, address) };
 }
 
-/// What CPUID says (SDM volume 2A).
-pub fn cpuid(leaf: u32, subleaf: u32) -> core::arch::x86_64::CpuidResult {
-    core::arch::x86_64::__cpuid_count(leaf, subleaf)
+/// What the VMM says that CPUID says, if it does: on host B the instruction in ring 0 tells of the
+/// host's processor.
+static LEAVES: SpinLock<&'static [CpuidLeaf]> = SpinLock::new(&[]);
+
+/// Takes over the VMM's list.
+pub fn set_cpuid(leaves: &'static [CpuidLeaf]) {
+    *LEAVES.lock() = leaves;
+}
+
+/// What CPUID says (SDM volume 2A): EAX, EBX, ECX and EDX.
+pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let leaves = *LEAVES.lock();
+    if leaves.is_empty() {
+        let answer = core::arch::x86_64::__cpuid_count(leaf, subleaf);
+        return [answer.eax, answer.ebx, answer.ecx, answer.edx];
+    }
+    leaves
+        .iter()
+        .find(|entry| entry.leaf == leaf && (entry.indexed == 0 || entry.subleaf == subleaf))
+        .map_or([0; 4], |entry| entry.answer)
 }
 
 /// Bits of CR4.

@@ -27,8 +27,8 @@ static SIZE: AtomicUsize = AtomicUsize::new(LEGACY);
 pub unsafe fn enable_xsave(components: u64) {
     // SAFETY: by the contract.
     unsafe { cpu::write_xcr0(components) };
-    // EBX: the size that the components in XCR0 need.
-    let size = cpu::cpuid(0xd, 0).ebx as usize;
+    // EBX: the size that the components in XCR0 need; only the instruction itself knows XCR0.
+    let size = core::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize;
     if size <= crate::memory::PAGE_SIZE {
         COMPONENTS.store(components, Ordering::Relaxed);
         SIZE.store(size, Ordering::Relaxed);

@@ -29,7 +29,7 @@ pub unsafe fn extend_direct_map(ranges: [(u64, u64); 3], free: &mut u64) {
                 for page in 0..512 {
                     // SAFETY: one page of RAM that nothing uses yet.
                     unsafe {
-                        table.add(usize_from(page)).write(gib * GIB + page * LARGE_PAGE | PAGE_2M)
+                        table.add(usize_from(page)).write((gib * GIB + page * LARGE_PAGE) | PAGE_2M)
                     };
                 }
                 *entry = next | TABLE;

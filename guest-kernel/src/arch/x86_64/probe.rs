@@ -95,7 +95,7 @@ pub fn enable_here() {
 /// CLAC.
 fn enable_smap() {
     const LEAF7_EBX_SMAP: u32 = 1 << 20;
-    if cpu::cpuid(7, 0).ebx & LEAF7_EBX_SMAP != 0 {
+    if cpu::cpuid(7, 0)[1] & LEAF7_EBX_SMAP != 0 {
         // SAFETY: CPUID has it, and user copies open it from the next instruction on.
         unsafe { cpu::set_cr4(cpu::cr4::SMAP) };
         super::copy::enable_smap();

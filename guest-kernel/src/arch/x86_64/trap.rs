@@ -84,10 +84,7 @@ fn program_exception(frame: &mut TrapFrame, vector: u32) {
                 let [leaf, _] = cpu::halves(frame.rax);
                 let [subleaf, _] = cpu::halves(frame.rcx);
                 let answer = cpu::cpuid(leaf, subleaf);
-                frame.rax = answer.eax.into();
-                frame.rbx = answer.ebx.into();
-                frame.rcx = answer.ecx.into();
-                frame.rdx = answer.edx.into();
+                [frame.rax, frame.rbx, frame.rcx, frame.rdx] = answer.map(u64::from);
                 return;
             }
             _ => {}

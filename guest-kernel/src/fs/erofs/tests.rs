@@ -119,7 +119,7 @@ fn compare(image: &Image, inode: &Inode, path: &std::path::Path) {
                     entry.name.copy_to(&mut name);
                     names.push((name, entry.number));
                     next_position = Some(next);
-                    names.len() % 5 != 0
+                    !names.len().is_multiple_of(5)
                 })
                 .expect("entries");
             next_position
