@@ -35,6 +35,9 @@ pub use context::Context;
 pub use file_table::FileTable;
 pub use inode::{Inode, Target};
 pub use metadata::{Metadata, Timestamp};
-pub use open::{open, standard_files};
+pub use open::{open, standard_files, terminal_files};
 pub use open_file::{FileRef, OpenFile, Whence};
 pub use root::FileSystem;
+
+#[cfg(test)]
+mod tests;

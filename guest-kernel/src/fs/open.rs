@@ -15,7 +15,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
     O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY,
-    O_TMPFILE, O_TRUNC, O_WRONLY,
+    O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
 };
 
 /// Flags that say what `open` does and are not kept with the file.
@@ -202,4 +202,14 @@ pub fn standard_files() -> [FileRef; 3] {
         Arc::new(OpenFile::stream(stream, inode, flags))
     };
     [open(&STDIN, O_RDONLY), open(&STDOUT, O_WRONLY), open(&STDERR, O_WRONLY)]
+}
+
+/// Opens the terminal, once, as all three standard files of the first process.
+///
+/// # Errors
+/// ENXIO if there is no terminal.
+pub fn terminal_files(context: &Context) -> Result<[FileRef; 3]> {
+    let path = Vec::from(b"/dev/pts/0");
+    let file = open(context, &context.root, path, O_RDWR, 0, &Subject::ROOT)?;
+    Ok([file.clone(), file.clone(), file])
 }

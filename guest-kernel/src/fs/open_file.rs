@@ -220,7 +220,9 @@ impl OpenFile {
             self.inode.size()?
         };
         let count = self.inode.write(offset, data)?;
-        self.offset.store(offset + count as u64, Ordering::Relaxed);
+        if count > 0 {
+            self.offset.store(offset + count as u64, Ordering::Relaxed);
+        }
         Ok(count)
     }
 

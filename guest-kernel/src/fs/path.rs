@@ -250,9 +250,16 @@ fn name_in(parent: &Inode, child: &Inode) -> Result<Option<Vec<u8>>> {
         return Ok(Some(Vec::from(name)));
     }
     let number = child.number();
+    // /dev/shm is a directory in memory, whose number its table cannot hold.
+    let is_made_up = matches!(parent, Inode::Synthetic(_));
     let mut found = None;
     parent.list(0, &mut |listed, _| {
-        if listed.number == number {
+        let is_child = if is_made_up {
+            parent.lookup(listed.name).is_ok_and(|inode| inode.is(child))
+        } else {
+            listed.number == number
+        };
+        if is_child {
             found = Some(Vec::from(listed.name));
         }
         found.is_none()

@@ -3,10 +3,8 @@
 //! The console driver gives every byte that arrives to [`Terminal::received`], whether or not a
 //! program is reading, so that Ctrl-C reaches a program that is busy.
 
-use super::metadata::Metadata;
 use super::services::services;
 use super::stream::{Events, Stream};
-use super::synthetic::device::terminal_metadata;
 use super::tty::{Discipline, Termios, WindowSize};
 use crate::errno::{Errno, Result};
 use crate::memory::{UserPtr, UserReader, UserWriter};
@@ -138,14 +136,6 @@ impl Stream for Terminal {
         self.discipline.lock().output(bytes, &mut screen);
         services().ok_or(Errno::EIO)?.console_write_kernel(PORT_TERMINAL, &screen)?;
         Ok(bytes.len())
-    }
-
-    fn metadata(&self) -> Metadata {
-        terminal_metadata()
-    }
-
-    fn name(&self) -> Vec<u8> {
-        Vec::from(b"/dev/tty")
     }
 
     fn poll(&self) -> Events {

@@ -4,7 +4,7 @@ use super::Fd;
 use super::caller::{check_flags, file};
 use crate::errno::{Errno, Result};
 use crate::fs::stream::Seek;
-use crate::fs::{FileRef, OpenFile, Whence};
+use crate::fs::{FileRef, Whence};
 use crate::memory::user::Plain;
 use crate::memory::{PAGE_SIZE, USER_END, UserPtr, UserReader, UserSlice, UserWriter};
 use alloc::vec::Vec;
@@ -287,37 +287,50 @@ pub fn lseek(fd: Fd, offset: i64, whence: i32) -> Result<u64> {
     file.seek(offset, whence)
 }
 
-/// Where one side of a copy inside the kernel is: at an offset of its own, or at the file's.
+/// One side of a copy inside the kernel.
 struct Side {
     file: FileRef,
-    offset: Option<u64>,
+    /// Where the copy goes on; `None` for a stream.
+    position: Option<u64>,
+    /// Whether that is the file's own offset, and not one that the caller gave.
+    own: bool,
 }
 
 impl Side {
+    fn new(file: FileRef, given: Option<u64>) -> Self {
+        let own = given.is_none();
+        let is_stream = file.as_stream().is_some();
+        let position = given.or_else(|| (!is_stream).then(|| file.offset()));
+        Self { file, position, own }
+    }
+
     fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
-        let count = self.file.read_kernel(self.offset, bytes)?;
-        self.advance(count);
+        let count = self.file.read_kernel(self.position, bytes)?;
+        self.position = self.position.map(|position| position + count as u64);
         Ok(count)
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<usize> {
-        let count = self.file.write_kernel(self.offset, bytes)?;
-        self.advance(count);
+        let count = self.file.write_kernel(self.position, bytes)?;
+        self.position = self.position.map(|position| position + count as u64);
         Ok(count)
-    }
-
-    fn advance(&mut self, count: usize) {
-        if let Some(offset) = &mut self.offset {
-            *offset += count as u64;
-        }
     }
 
     /// Gives back what was read and could not be written.
     fn rewind(&mut self, count: usize) {
-        match &mut self.offset {
-            Some(offset) => *offset -= count as u64,
-            None => self.file.set_offset(self.file.offset().saturating_sub(count as u64)),
+        self.position = self.position.map(|position| position - count as u64);
+    }
+
+    /// Tells the file or the caller how far the copy came.
+    fn finish(&self, pointer: UserPtr<i64>) -> Result<()> {
+        match (self.position, pointer.non_null()) {
+            (Some(position), _) if self.own => self.file.set_offset(position),
+            (Some(position), Some(pointer)) => {
+                pointer.write(i64::try_from(position).map_err(|_| Errno::EOVERFLOW)?)?;
+            }
+            _ => {}
         }
+        Ok(())
     }
 }
 
@@ -359,23 +372,14 @@ fn read_offset(offset: UserPtr<i64>) -> Result<Option<u64>> {
     offset.non_null().map(|offset| check_offset(offset.read()?)).transpose()
 }
 
-fn write_offset(pointer: UserPtr<i64>, side: &Side) -> Result<()> {
-    match (pointer.non_null(), side.offset) {
-        (Some(pointer), Some(offset)) => {
-            pointer.write(i64::try_from(offset).map_err(|_| Errno::EOVERFLOW)?)
-        }
-        _ => Ok(()),
-    }
-}
-
 /// `sendfile(2)`.
 ///
 /// # Errors
 /// As the man page says.
 pub fn sendfile(out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) -> Result<usize> {
     let start = read_offset(offset)?;
-    let mut from = Side { file: file(in_fd)?, offset: start };
-    let mut to = Side { file: file(out_fd)?, offset: None };
+    let mut from = Side::new(file(in_fd)?, start);
+    let mut to = Side::new(file(out_fd)?, None);
     if !from.file.is_readable() || !to.file.is_writable() {
         return Err(Errno::EBADF);
     }
@@ -386,7 +390,8 @@ pub fn sendfile(out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) -> Re
         return Err(Errno::EINVAL);
     }
     let result = copy(&mut from, &mut to, count.min(MAX_COUNT));
-    write_offset(offset, &from)?;
+    to.finish(UserPtr::new(0))?;
+    from.finish(offset)?;
     result
 }
 
@@ -403,8 +408,8 @@ pub fn copy_file_range(
     flags: u32,
 ) -> Result<usize> {
     check_flags(flags, 0)?;
-    let mut from = Side { file: file(in_fd)?, offset: read_offset(in_offset)? };
-    let mut to = Side { file: file(out_fd)?, offset: read_offset(out_offset)? };
+    let mut from = Side::new(file(in_fd)?, read_offset(in_offset)?);
+    let mut to = Side::new(file(out_fd)?, read_offset(out_offset)?);
     for side in [&from, &to] {
         if side.file.is_directory()? {
             return Err(Errno::EISDIR);
@@ -417,17 +422,21 @@ pub fn copy_file_range(
     if !from.file.is_readable() || !to.file.is_writable() || appends {
         return Err(Errno::EBADF);
     }
-    let len = len.min(MAX_COUNT);
+    // Only what there is to copy can overlap.
+    let left = from.file.inode().size()?.saturating_sub(from.position.unwrap_or(0));
+    let len = len.min(MAX_COUNT).min(crate::memory::usize_from(left));
     if from.file.inode().is(to.file.inode()) && overlap(&from, &to, len) {
         return Err(Errno::EINVAL);
     }
     let result = copy(&mut from, &mut to, len);
-    write_offset(in_offset, &from)?;
-    write_offset(out_offset, &to)?;
+    to.finish(out_offset)?;
+    from.finish(in_offset)?;
     result
 }
 
 fn overlap(from: &Side, to: &Side, len: usize) -> bool {
-    let start = |side: &Side| side.offset.unwrap_or_else(|| OpenFile::offset(&side.file));
-    start(from).abs_diff(start(to)) < len as u64
+    match (from.position, to.position) {
+        (Some(from), Some(to)) => from.abs_diff(to) < len as u64,
+        _ => false,
+    }
 }

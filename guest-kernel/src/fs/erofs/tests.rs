@@ -202,7 +202,7 @@ fn explore(image: &Image, number: u64, depth: u32) -> Result<()> {
 }
 
 /// A small image made by mkfs.erofs 1.5: a file, a directory with a file, and a symbolic link.
-const SMALL: &[u8] = include_bytes!("small.erofs");
+pub const SMALL: &[u8] = include_bytes!("small.erofs");
 
 #[test]
 fn damaged_images_are_errors_and_never_panics() {

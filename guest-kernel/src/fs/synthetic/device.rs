@@ -1,6 +1,5 @@
 //! /dev: the devices that every program expects (`null(4)`, `full(4)`, `random(4)`, `tty(4)`).
 
-use super::super::metadata::{Metadata, S_IFCHR, device_number, devices};
 use super::super::services::services;
 use super::super::stream::{Seek, Stream};
 use super::{Entry, Kind, Target, directory, link};
@@ -24,8 +23,12 @@ static ENTRIES: &[Entry] = &[
     link(11, "stdout", |_| path(b"/proc/self/fd/1")),
     link(12, "stderr", |_| path(b"/proc/self/fd/2")),
     Entry { number: 13, name: "shm", mode: 0o1777, kind: Kind::Memory },
-    Entry { number: 14, name: "pts", mode: 0o755, kind: Kind::Directory(&[]) },
+    Entry { number: 14, name: "pts", mode: 0o755, kind: Kind::Directory(PSEUDO_TERMINALS) },
 ];
+
+/// The terminal that `-t` makes the standard files.
+static PSEUDO_TERMINALS: &[Entry] =
+    &[Entry { mode: 0o620, ..device(15, "0", 136, 0, &super::super::terminal::CONTROLLING) }];
 
 const fn device(
     number: u16,
@@ -39,18 +42,6 @@ const fn device(
 
 pub(super) fn path(path: &[u8]) -> Result<Target> {
     Ok(Target::Path(Vec::from(path)))
-}
-
-/// The inode of the terminal, which `-t` makes the standard files.
-pub fn terminal_metadata() -> Metadata {
-    Metadata {
-        device: devices::DEV,
-        number: 0x1000,
-        mode: S_IFCHR | 0o620,
-        links: 1,
-        special: device_number(136, 0),
-        ..Metadata::default()
-    }
 }
 
 /// Nothing to read; everything written is gone.

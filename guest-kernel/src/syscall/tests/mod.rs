@@ -3,6 +3,7 @@
 //! The same calls with the same arguments go to the handlers, whose root is an image made of a
 //! directory, and to the host's kernel, in that directory: results and errors must be the same.
 
+mod content;
 mod host;
 mod names;
 

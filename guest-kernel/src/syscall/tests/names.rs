@@ -163,7 +163,7 @@ fn path(random: &mut Random) -> String {
     if random.below(5) == 0 {
         path.push('/');
     }
-    for index in 0..=random.below(3) {
+    for index in 0..random.one_of(&[1, 1, 1, 2, 2, 3]) {
         if index > 0 {
             path.push_str(random.one_of(&["/", "/", "/", "//"]));
         }
@@ -304,7 +304,7 @@ fn compare(directory: &std::path::Path, image: &[u8], seed: u64, steps: u32) -> 
         both.close(0);
     }
     // Names are few, so that random calls meet files often enough to mean something.
-    assert!(both.succeeded > steps / 5, "only {} of {steps} calls did anything", both.succeeded);
+    assert!(both.succeeded > steps / 10, "only {} of {steps} calls did anything", both.succeeded);
     drop(machine);
     true
 }

@@ -297,7 +297,7 @@ fn status(node: &Node) -> Result<Vec<u8>> {
 /// Type, place and options of what is mounted. The layer of changes above the image is not shown as
 /// one: to programs it is a writable root.
 const MOUNTS: [(&str, &str, &str, &str); 4] = [
-    ("rootfs", "/", "overlay", "rw,noatime"),
+    ("overlay", "/", "overlay", "rw,noatime"),
     ("devtmpfs", "/dev", "devtmpfs", "ro,nosuid,noexec"),
     ("proc", "/proc", "proc", "rw,nosuid,nodev,noexec"),
     ("sysfs", "/sys", "sysfs", "ro,nosuid,nodev,noexec"),
