@@ -58,6 +58,8 @@ impl Fault {
     pub const GENERAL: Self = Self::new(number::SIGSEGV, 0x80);
     /// BUS_ADRERR.
     pub const BUS: Self = Self::new(number::SIGBUS, 2);
+    /// SI_KERNEL: a non-canonical stack address.
+    pub const STACK: Self = Self::new(number::SIGBUS, 0x80);
     /// BUS_ADRALN.
     pub const ALIGNMENT: Self = Self::new(number::SIGBUS, 1);
     /// ILL_ILLOPN.

@@ -241,7 +241,14 @@ impl Pipe {
             let room = self.ring.lock().back();
             let step = match room {
                 Ok((_, _, 0)) => break,
-                Ok((frame, at, len)) => data.read_to_frame(&frame, at, len),
+                Ok((frame, at, len)) => {
+                    // A page that the program does not have in full is not written at all, as on Linux.
+                    let want = len.min(data.remaining());
+                    match data.read_to_frame(&frame, at, len) {
+                        Ok(count) if count < want => Err(Errno::EFAULT),
+                        step => step,
+                    }
+                }
                 Err(error) => Err(error),
             };
             match step {
