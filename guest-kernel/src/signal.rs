@@ -235,7 +235,9 @@ impl Signals {
         match self.action(signal).handler {
             action::IGNORE => true,
             action::DEFAULT => {
-                matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
+                // No one could continue a process that stops: nobody is outside of its session. Linux
+                // does not let the members of such orphaned process groups stop either.
+                !matches!(default_action(signal), DefaultAction::Terminate)
             }
             _ => false,
         }
