@@ -34,6 +34,9 @@ ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 /// More leaves than any processor has; KVM says E2BIG if it is too few.
 const MAX_CPUID_LEAVES: usize = 256;
 const MSR_TSC: u32 = 0x10;
+/// Where a vCPU is after a reset (SDM volume 3, section 11.1.4), which is what KVM makes of a triple
+/// fault on AMD's processors.
+const RESET_RIP: u64 = 0xfff0;
 /// How many bytes of an instruction are shown.
 const SHOWN_BYTES: usize = 15;
 
@@ -244,6 +247,7 @@ impl Vcpus {
         let mut clock = None;
         if first {
             self.set_registers(&vcpu, index).map_err(failed("set the registers of a vCPU"))?;
+            // Before the thread is confined: without a usable TSC on the host, to tell the time is a system call.
             clock = Some(set_clock(&vcpu).map_err(failed("set the clock of a vCPU"))?);
         }
         *slot.kick.lock().unwrap_or_else(PoisonError::into_inner) = Some(Kick {
@@ -258,13 +262,9 @@ impl Vcpus {
             }
             let Some(boot) = self.boot.get() else { return Ok(()) };
             match clock {
-                Some(offset) => boot
+                Some(clock) => boot
                     .block
-                    .write(
-                        &boot.memory,
-                        Clock::now(offset.tsc_khz, offset.offset),
-                        &self.leaves(index),
-                    )
+                    .write(&boot.memory, clock, &self.leaves(index))
                     .map_err(|error| Error::Memory(error.into()))?,
                 None => self
                     .set_registers(&vcpu, index)
@@ -345,14 +345,8 @@ fn supported_leaves(kvm: &Kvm) -> Result<(Vec<kvm_cpuid_entry2>, bool), Error> {
     Ok((leaves.as_slice().to_vec(), kvm.check_extension(Cap::TscDeadlineTimer)))
 }
 
-/// How the guest's TSC relates to the host's.
-struct TscOffset {
-    tsc_khz: u64,
-    offset: u64,
-}
-
-/// Makes the guest's TSC equal to the host's, where KVM lets us.
-fn set_clock(vcpu: &VcpuFd) -> Result<TscOffset, kvm_ioctls::Error> {
+/// Makes the guest's TSC equal to the host's, where KVM lets us, and tells the time by it.
+fn set_clock(vcpu: &VcpuFd) -> Result<Clock, kvm_ioctls::Error> {
     let zero: u64 = 0;
     let attribute = kvm_device_attr {
         group: KVM_VCPU_TSC_CTRL,
@@ -374,13 +368,17 @@ fn set_clock(vcpu: &VcpuFd) -> Result<TscOffset, kvm_ioctls::Error> {
         vcpu.get_msrs(&mut msrs)?;
         msrs.as_slice().first().map_or(0, |msr| msr.data.wrapping_sub(host))
     };
-    Ok(TscOffset { tsc_khz: u64::from(vcpu.get_tsc_khz()?), offset })
+    Ok(Clock::now(u64::from(vcpu.get_tsc_khz()?), offset))
 }
 
 /// Describes a guest that cannot go on.
 fn crashed(vcpu: &mut VcpuFd, cpu: u8, crash: Crash, memory: &GuestMemory) -> Error {
     let mut bytes = Vec::new();
+    let rip = vcpu.get_regs().map_or(0, |registers| registers.rip);
     let reason = match crash {
+        Crash::TripleFault if rip == RESET_RIP => {
+            "triple fault (the processor does not tell where)".to_owned()
+        }
         Crash::TripleFault => "triple fault".to_owned(),
         Crash::EntryFailed(reason) => {
             format!("the processor refused to enter it (reason {reason:#x})")
@@ -404,7 +402,6 @@ fn crashed(vcpu: &mut VcpuFd, cpu: u8, crash: Crash, memory: &GuestMemory) -> Er
             }
         }
     };
-    let rip = vcpu.get_regs().map_or(0, |registers| registers.rip);
     if bytes.is_empty()
         && let Ok(translation) = vcpu.translate_gva(rip)
         && translation.valid != 0

@@ -74,7 +74,7 @@ pub unsafe fn boot_info(start_info: u64, kernel_end: u64) -> &'static BootInfo {
     let start = unsafe { &*PhysAddr(start_info).to_pointer().cast::<StartInfo>() };
     assert!(start.magic == START_MAGIC && start.version >= 1, "not a PVH start_info");
     // SAFETY: this runs once, on the only vCPU.
-    let info = unsafe { (&raw mut INFO).as_mut_unchecked() };
+    let info = unsafe { (&raw mut INFO).as_mut() }.expect("a static has an address");
     assert!(start.modules > 0, "no root image: pass an EROFS image as the initrd");
     // SAFETY: the list has `modules` entries.
     let module = unsafe { &*PhysAddr(start.module_list).to_pointer().cast::<Module>() };
@@ -134,7 +134,7 @@ fn parse(info: &mut BootInfo, line: &'static [u8]) {
         len: bytes.len() as u64,
     };
     // SAFETY: this runs once, on the only vCPU.
-    let arguments = unsafe { (&raw mut ARGUMENTS).as_mut_unchecked() };
+    let arguments = unsafe { (&raw mut ARGUMENTS).as_mut() }.expect("a static has an address");
     let mut at = 0;
     for word in core::iter::once(program)
         .chain(rest.split(|&byte| byte == b' ').filter(|word| !word.is_empty()))
