@@ -174,7 +174,13 @@ impl Pipe {
             else {
                 break;
             };
+            let want = len.min(buffer.remaining());
             match (buffer.write(frame.bytes(at, len)), done) {
+                // As on Linux, a fault in the middle takes nothing out of the pipe.
+                (Ok(count), Ok(before)) if count < want => {
+                    done = if before == 0 { Err(Errno::EFAULT) } else { Ok(before) };
+                    break;
+                }
                 (Ok(count), Ok(before)) => {
                     self.ring.lock().consume(count);
                     done = Ok(before + count);
