@@ -112,6 +112,11 @@ impl Stream for Full {
 struct Random;
 
 impl Stream for Random {
+    /// The entropy ioctls (random(4)) do not exist; Linux says EINVAL, not ENOTTY.
+    fn ioctl(&self, _request: u32, _argument: u64) -> Result<i32> {
+        Err(Errno::EINVAL)
+    }
+
     fn read(&self, buffer: &mut UserWriter, _: bool) -> Result<usize> {
         let services = services().ok_or(Errno::EIO)?;
         let mut done = 0;
