@@ -61,7 +61,7 @@ impl Screen {
                 self.busy = false;
                 self.error = result.err();
             }
-            if self.echo.is_empty() {
+            if self.echo.is_empty() || CONTROLLING.is_stopped() {
                 return true;
             }
             let mut bytes = [0; INPUT_STEP];
@@ -94,14 +94,17 @@ pub fn interrupt(configuration_changed: bool) {
         signal(CONTROLLING.foreground(), number::SIGWINCH);
     }
     listen();
-    SCREEN.lock().settle();
 }
 
 /// Takes what was typed, as much as the line discipline has room for, and asks for more.
 pub fn listen() {
-    if !CONTROLLING.is_present() {
-        return;
+    if CONTROLLING.is_present() {
+        take_typed();
+        SCREEN.lock().settle();
     }
+}
+
+fn take_typed() {
     loop {
         let room = CONTROLLING.room().min(INPUT_STEP);
         if room == 0 || console::poll_input(PORT_TERMINAL, room) != Ok(true) {
@@ -117,7 +120,6 @@ pub fn listen() {
             let mut screen = SCREEN.lock();
             let free = ECHO_LIMIT.saturating_sub(screen.echo.len());
             screen.echo.extend(received.echo.into_iter().take(free));
-            screen.settle();
         }
         for key in received.signals {
             if let Ok(key) = u8::try_from(key) {

@@ -22,8 +22,6 @@ const TENTH_NS: u64 = 100_000_000;
 
 /// Bytes of a program that are turned into what the screen shows at once; there they may be twice as many.
 const OUTPUT_STEP: usize = 1024;
-/// Bytes that a read takes at most at once: more than the line discipline keeps.
-const INPUT_STEP: usize = 4096;
 
 /// A terminal.
 pub struct Terminal {
@@ -95,6 +93,11 @@ impl Terminal {
         self.discipline.lock().room()
     }
 
+    /// Whether output is held back.
+    pub fn is_stopped(&self) -> bool {
+        self.discipline.lock().is_stopped()
+    }
+
     /// Nobody is at the other side any more.
     pub fn hang_up(&self) {
         self.discipline.lock().hang_up();
@@ -143,11 +146,11 @@ impl Stream for Terminal {
         if buffer.remaining() == 0 {
             return Ok(0);
         }
-        let len = buffer.remaining().min(INPUT_STEP);
+        self.wait_for_input(buffer.remaining(), wait)?;
+        let len = buffer.remaining().min(self.discipline.lock().next_len());
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
         bytes.resize(len, 0);
-        self.wait_for_input(len, wait)?;
         let count = self.discipline.lock().take(&mut bytes);
         self.listen();
         buffer.write_slice(&bytes[..count])
@@ -169,7 +172,7 @@ impl Stream for Terminal {
     }
 
     fn write_kernel(&self, bytes: &[u8], wait: bool) -> Result<usize> {
-        let moving = || (!self.discipline.lock().is_stopped()).then_some(());
+        let moving = || (!self.is_stopped()).then_some(());
         if moving().is_none() {
             if !wait {
                 return Err(Errno::EAGAIN);
@@ -240,6 +243,7 @@ impl Stream for Terminal {
             TCXONC if argument <= 1 => {
                 self.discipline.lock().stop(argument == 0);
                 self.readable.wake_all();
+                self.listen();
             }
             // There is no line to break, output is gone when write returns, and it already is the
             // controlling terminal.

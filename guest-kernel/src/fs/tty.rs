@@ -67,6 +67,19 @@ impl Termios {
         self.local & flag != 0
     }
 
+    /// The bytes that are keys, or ends of lines.
+    const fn special(&self) -> [u64; 4] {
+        // NUL (disabled keys have it), line feed, carriage return.
+        let mut set = [1 << b'\n' | 1 << b'\r' | 1, 0, 0, 0];
+        let mut index = 0;
+        while index < self.characters.len() {
+            let byte = self.characters[index];
+            set[byte as usize / 64] |= 1 << (byte % 64);
+            index += 1;
+        }
+        set
+    }
+
     fn is_key(&self, byte: u8, key: u32) -> bool {
         byte != DISABLED && self.characters.get(key as usize) == Some(&byte)
     }
@@ -107,6 +120,8 @@ pub enum Demand {
 /// A terminal's state.
 pub struct Discipline {
     termios: Termios,
+    /// Bytes that may mean more than themselves as input: bit N of the set is byte N.
+    special: [u64; 4],
     /// The line being typed (canonical mode).
     editing: Vec<u8>,
     /// Whether the next byte is taken literally (^V).
@@ -129,6 +144,7 @@ impl Discipline {
     pub const fn new() -> Self {
         Self {
             termios: Termios::DEFAULT,
+            special: Termios::DEFAULT.special(),
             editing: Vec::new(),
             literal: false,
             ready: VecDeque::new(),
@@ -154,6 +170,7 @@ impl Discipline {
             self.stopped = false;
         }
         self.termios = termios;
+        self.special = termios.special();
         if was_canonical && !termios.has_local(ICANON) {
             // What was typed so far can be read at once.
             self.ready.extend(self.editing.drain(..));
@@ -174,11 +191,13 @@ impl Discipline {
     /// Takes a byte that the user typed. What is to appear on the screen is appended to `echo`;
     /// the result is the signal that the key stands for.
     pub fn input(&mut self, byte: u8, echo: &mut Vec<u8>) -> Option<u32> {
-        let termios = self.termios;
-        if core::mem::take(&mut self.literal) {
+        let special = self.special[usize::from(byte / 64)] & 1 << (byte % 64) != 0;
+        // A stopped terminal may go on with any key.
+        if core::mem::take(&mut self.literal) || !special && !self.stopped {
             self.insert(byte, echo);
             return None;
         }
+        let termios = self.termios;
         if termios.has_input(IXON) {
             if termios.is_key(byte, VSTART) || termios.is_key(byte, VSTOP) {
                 self.stopped = termios.is_key(byte, VSTOP);
@@ -422,6 +441,14 @@ impl Discipline {
             // The clock runs from byte to byte.
             (_, time) if available > 0 => Demand::InputWithin(time),
             _ => Demand::Input,
+        }
+    }
+
+    /// How many bytes the next read could return.
+    pub fn next_len(&self) -> usize {
+        match self.lines.front() {
+            Some(&line) if self.termios.has_local(ICANON) => line,
+            _ => self.ready.len(),
         }
     }
 

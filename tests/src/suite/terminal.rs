@@ -70,25 +70,41 @@ impl Session {
 
     /// Reads until the screen has shown these words.
     pub(super) fn expect(&mut self, words: &str) -> Result<(), String> {
-        while !self.seen.windows(words.len()).any(|window| window == words.as_bytes()) {
-            let mut poll =
-                libc::pollfd { fd: self.master.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        while !self.shows(words) {
             let left = self.deadline.saturating_duration_since(Instant::now());
-            // SAFETY: one pollfd, which lives across the call.
-            let ready = unsafe {
-                libc::poll(&raw mut poll, 1, i32::try_from(left.as_millis()).unwrap_or(i32::MAX))
-            };
-            ensure(ready > 0, || {
+            ensure(self.read_within(left)?, || {
                 format!("waited for '{words}', and saw '{}'", self.seen.escape_ascii())
             })?;
-            let mut some = [0; 1000];
-            let count = self
-                .master
-                .read(&mut some)
-                .map_err(|error| format!("{error}: '{}'", self.seen.escape_ascii()))?;
-            self.seen.extend(&some[..count]);
         }
         Ok(())
+    }
+
+    /// Makes sure that the screen does not show these words.
+    pub(super) fn expect_hidden(&mut self, words: &str) -> Result<(), String> {
+        while self.read_within(Duration::ZERO)? {}
+        ensure(!self.shows(words), || format!("'{words}' in '{}'", self.seen.escape_ascii()))
+    }
+
+    fn shows(&self, words: &str) -> bool {
+        self.seen.windows(words.len()).any(|window| window == words.as_bytes())
+    }
+
+    /// Reads what the screen is to show; false if that is nothing for so long.
+    fn read_within(&mut self, limit: Duration) -> Result<bool, String> {
+        let mut poll =
+            libc::pollfd { fd: self.master.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let limit = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one pollfd, which lives across the call.
+        if unsafe { libc::poll(&raw mut poll, 1, limit) } <= 0 {
+            return Ok(false);
+        }
+        let mut some = [0; 1000];
+        let count = self
+            .master
+            .read(&mut some)
+            .map_err(|error| format!("{error}: '{}'", self.seen.escape_ascii()))?;
+        self.seen.extend(&some[..count]);
+        Ok(true)
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
