@@ -7,8 +7,8 @@ use crate::arch::frame::{rflags, selector};
 use crate::arch::{TrapFrame, apic, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
-use crate::memory::areas::{Backing, FileLabel, Label, Protection};
-use crate::memory::space::{AddressSpace, Mapping, Placement};
+use crate::memory::areas::{Area, Backing, FileLabel, Label, Protection};
+use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
 use crate::process::{self, Process, Program};
 use crate::{drivers, fs, log, random, time};
@@ -145,6 +145,10 @@ impl PageSource for FixedPages {
     fn page(&self, index: u64, _write: bool) -> Result<Page> {
         if index == 0 { Ok(Page::Image(self.0)) } else { Err(Errno::EFAULT) }
     }
+
+    fn image_run(&self, index: u64) -> Option<(PhysAddr, u64)> {
+        (index == 0).then_some((self.0, 1))
+    }
 }
 
 /// Guest-physical address of something in the kernel's image.
@@ -159,18 +163,11 @@ fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> 
     let room = (stack_top | (SPAN - 1)).saturating_sub(stack_top + 3 * PAGE) / PAGE;
     let start = stack_top + PAGE + if room == 0 { 0 } else { entropy.bits(9) % room * PAGE };
     let page = |address: u64, pointer: PhysAddr, protection, label| {
-        let mapping = Mapping {
-            placement: Placement::Fixed(address),
-            len: PAGE,
-            protection,
-            allowed: protection,
-            shared: false,
-            backing: Backing::Object { source: Arc::new(FixedPages(pointer)), first_page: 0 },
-            label,
-        };
-        space.map(mapping)?;
-        space.map_ahead(address, 1);
-        Ok(())
+        let backing = Backing::Object { source: Arc::new(FixedPages(pointer)), first_page: 0 };
+        let (start, end) = (address, address + PAGE);
+        let area =
+            Area { start, end, protection, allowed: protection, shared: false, backing, label };
+        space.add(area, 1)
     };
     let code = Protection::READ.with(Protection::EXECUTE);
     page(start, image_address(&raw const time::VVAR), Protection::READ, Label::Vvar)?;

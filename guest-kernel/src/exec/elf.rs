@@ -5,8 +5,8 @@
 
 use super::{Entropy, Executable, partial_page};
 use crate::errno::{Errno, Result};
-use crate::memory::areas::{Backing, Label, Protection};
-use crate::memory::space::{AddressSpace, Layout, Mapping, Placement};
+use crate::memory::areas::{Area, Backing, Label, Protection};
+use crate::memory::space::{AddressSpace, Layout};
 use crate::memory::{PAGE, USER_END, page_ceil, page_floor, usize_from};
 use alloc::vec::Vec;
 
@@ -204,45 +204,41 @@ fn map_segment(
         if segment.offset % PAGE != slack {
             return Err(Errno::EINVAL);
         }
-        space.map(Mapping {
-            placement: Placement::Fixed(start),
-            len: mapped_end - start,
+        let first_page = (segment.offset - slack) / PAGE;
+        // Memory beyond the file's bytes is zero, also within their last page.
+        let tail = usize_from(file_end % PAGE);
+        let partial = tail != 0
+            && segment.memory_size > segment.file_size
+            && protection.contains(Protection::WRITE);
+        let whole = (mapped_end - start) / PAGE - u64::from(partial);
+        let area = Area {
+            start,
+            end: mapped_end,
             protection,
             allowed: Protection::ALL,
             shared: false,
-            backing: Backing::Object {
-                source: file.source.clone(),
-                first_page: (segment.offset - slack) / PAGE,
-            },
+            backing: Backing::Object { source: file.source.clone(), first_page },
             label: Label::File(file.label.clone()),
-        })?;
+        };
+        space.add(area, whole.min(AHEAD))?;
+        if partial {
+            let page = page_floor(file_end);
+            let frame = partial_page(&file.source, first_page + (page - start) / PAGE, tail)?;
+            space.install(page, frame, protection)?;
+        }
     }
     if end > mapped_end {
-        space.map(Mapping {
-            placement: Placement::Fixed(mapped_end),
-            len: end - mapped_end,
+        let area = Area {
+            start: mapped_end,
+            end,
             protection,
             allowed: Protection::ALL,
             shared: false,
             backing: Backing::Anonymous,
             label: Label::None,
-        })?;
+        };
+        space.add(area, 0)?;
     }
-    if mapped_end == start {
-        return Ok(());
-    }
-    // Memory beyond the file's bytes is zero, also within their last page.
-    let tail = usize_from(file_end % PAGE);
-    if tail != 0
-        && segment.memory_size > segment.file_size
-        && protection.contains(Protection::WRITE)
-    {
-        let page = page_floor(file_end);
-        let index = (segment.offset - segment.address % PAGE + (page - start)) / PAGE;
-        let frame = partial_page(&file.source, index, tail)?;
-        space.install(page, frame)?;
-    }
-    space.map_ahead(start, AHEAD);
     Ok(())
 }
 

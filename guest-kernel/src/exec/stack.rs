@@ -4,9 +4,9 @@
 use super::Entropy;
 use super::elf::Loaded;
 use crate::errno::{Errno, Result};
-use crate::memory::areas::{Backing, Label, Protection};
-use crate::memory::space::{AddressSpace, Layout, Mapping, Placement};
-use crate::memory::{PAGE, USER_END, page_floor};
+use crate::memory::areas::{Area, Backing, Label, Protection};
+use crate::memory::space::{AddressSpace, Layout};
+use crate::memory::{Content, Frame, PAGE, PAGE_SIZE, USER_END, page_floor, usize_from};
 use alloc::vec::Vec;
 
 /// Linux's default `RLIMIT_STACK`.
@@ -20,6 +20,41 @@ const MMAP_BITS: u32 = 28;
 const MINIMUM_GAP: u64 = 128 << 20;
 /// Of the stack, this much exists from the start, as with Linux's `setup_arg_pages`.
 const INITIAL: u64 = 128 << 10;
+
+const STACK_RIGHTS: Protection = Protection(3);
+
+/// The stack's pages while they are being written, from the highest one down.
+struct Pages {
+    /// First address behind the highest page.
+    top: u64,
+    frames: Vec<Frame>,
+}
+
+impl Pages {
+    fn write(&mut self, mut address: u64, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let number = usize_from((self.top - 1 - address) / PAGE);
+            while self.frames.len() <= number {
+                self.frames.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                self.frames.push(Frame::allocate(Content::Zeroes)?);
+            }
+            let within = usize_from(address) % PAGE_SIZE;
+            let count = self.frames[number].write(within, bytes);
+            address += count as u64;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    fn install(self, space: &AddressSpace) -> Result<()> {
+        let mut address = self.top;
+        for frame in self.frames {
+            address -= PAGE;
+            space.install(address, frame, STACK_RIGHTS)?;
+        }
+        Ok(())
+    }
+}
 
 /// Numbers of auxiliary vector entries (getauxval(3), linux/auxvec.h).
 mod auxiliary {
@@ -86,15 +121,16 @@ pub fn place(space: &AddressSpace, entropy: &mut Entropy<'_>) -> Result<Layout> 
         ..Layout::default()
     };
     space.set_layout(layout);
-    space.map(Mapping {
-        placement: Placement::Fixed(top - INITIAL),
-        len: INITIAL,
-        protection: Protection::READ.with(Protection::WRITE),
+    let stack = Area {
+        start: top - INITIAL,
+        end: top,
+        protection: STACK_RIGHTS,
         allowed: Protection::ALL,
         shared: false,
         backing: Backing::Anonymous,
         label: Label::Stack,
-    })?;
+    };
+    space.add(stack, 0)?;
     Ok(layout)
 }
 
@@ -137,13 +173,10 @@ pub fn fill(
     let arguments_at = environment_at - start.arguments.0.len() as u64;
     layout.arguments = (arguments_at, environment_at);
     layout.environment = (environment_at, path_at);
-    let mut strings = Vec::new();
-    strings.try_reserve_exact(string_bytes + 1).map_err(|_| Errno::ENOMEM)?;
-    strings.extend_from_slice(start.arguments.0);
-    strings.extend_from_slice(start.environment.0);
-    strings.extend_from_slice(start.path);
-    strings.push(0);
-    space.write(arguments_at, &strings)?;
+    let mut pages = Pages { top: layout.stack_start, frames: Vec::new() };
+    pages.write(path_at, start.path)?;
+    pages.write(environment_at, start.environment.0)?;
+    pages.write(arguments_at, start.arguments.0)?;
 
     // Up to 8 KiB of distance, so that stacks of two runs do not share their low bits either.
     let platform_at = (arguments_at - entropy.bits(13)) & !15;
@@ -152,7 +185,7 @@ pub fn fill(
     let mut small = [0; 16 + PLATFORM.len()];
     small[..16].copy_from_slice(&start.random);
     small[16..].copy_from_slice(PLATFORM);
-    space.write(random_at, &small)?;
+    pages.write(random_at, &small)?;
 
     let mut words: Vec<u64> = Vec::new();
     words.try_reserve(128).map_err(|_| Errno::ENOMEM)?;
@@ -193,7 +226,8 @@ pub fn fill(
     // SAFETY: a slice of integers is as good as one of bytes.
     let bytes =
         unsafe { core::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * 8) };
-    space.write(rsp, bytes)?;
+    pages.write(rsp, bytes)?;
+    pages.install(space)?;
     layout.stack_start = rsp;
     space.set_layout(*layout);
     Ok(rsp)

@@ -129,6 +129,14 @@ impl Area {
     }
 
     fn continues_in(&self, next: &Self) -> bool {
+        // The cheapest question first: most neighbours differ in it.
+        if self.end != next.start
+            || self.protection != next.protection
+            || self.allowed != next.allowed
+            || self.shared != next.shared
+        {
+            return false;
+        }
         let backing = match (&self.backing, &next.backing) {
             (Backing::Anonymous, Backing::Anonymous) => true,
             (
@@ -140,17 +148,12 @@ impl Area {
             }
             _ => false,
         };
-        let label = match (&self.label, &next.label) {
-            (Label::None, Label::None) | (Label::Heap, Label::Heap) => true,
-            (Label::File(a), Label::File(b)) => Arc::ptr_eq(a, b) || a == b,
-            _ => false,
-        };
-        self.end == next.start
-            && backing
-            && label
-            && self.protection == next.protection
-            && self.allowed == next.allowed
-            && self.shared == next.shared
+        backing
+            && match (&self.label, &next.label) {
+                (Label::None, Label::None) | (Label::Heap, Label::Heap) => true,
+                (Label::File(a), Label::File(b)) => Arc::ptr_eq(a, b) || a == b,
+                _ => false,
+            }
     }
 }
 
@@ -164,6 +167,15 @@ impl Areas {
     /// None yet.
     pub const fn new() -> Self {
         Self { list: Vec::new() }
+    }
+
+    /// Makes room for a small program's areas at once.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn reserve(&mut self) -> Result<()> {
+        const USUAL: usize = 16;
+        self.list.try_reserve_exact(USUAL).map_err(|_| Errno::ENOMEM)
     }
 
     /// In ascending order.

@@ -6,6 +6,7 @@
 use super::address::{PAGE, PhysAddr, usize_from};
 use super::frame::{Content, Frame};
 use crate::errno::Result;
+use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Bits of an entry.
@@ -75,6 +76,25 @@ impl Slot<'_> {
     }
 }
 
+/// A table of leaf entries: 2 MiB of addresses.
+#[derive(Clone, Copy)]
+pub struct Leaf<'a> {
+    table: u64,
+    tables: PhantomData<&'a PageTable>,
+}
+
+impl<'a> Leaf<'a> {
+    /// The entry for an address, which must be among those that the table is for.
+    pub fn slot(self, address: u64) -> Slot<'a> {
+        Slot(entry_at(self.table, index(address, 0)))
+    }
+
+    /// First address behind those that the table with this one is for.
+    pub const fn end(address: u64) -> u64 {
+        (address | (512 * PAGE - 1)).saturating_add(1)
+    }
+}
+
 /// The tables of one address space. Dropping them frees tables and mapped frames.
 pub struct PageTable {
     root: Frame,
@@ -128,6 +148,14 @@ impl PageTable {
     /// # Errors
     /// ENOMEM.
     pub fn make(&self, address: u64) -> Result<Slot<'_>> {
+        Ok(self.make_leaf(address)?.slot(address))
+    }
+
+    /// The table with the leaf entry for a page of a program; makes tables as needed.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn make_leaf(&self, address: u64) -> Result<Leaf<'_>> {
         let mut table = self.root.address().0;
         for level in [3, 2, 1] {
             let entry = entry_at(table, index(address, level));
@@ -139,7 +167,7 @@ impl PageTable {
             }
             table = value & ADDRESS;
         }
-        Ok(Slot(entry_at(table, index(address, 0))))
+        Ok(Leaf { table, tables: PhantomData })
     }
 
     /// Calls `visit` with address and slot of every present leaf entry in `[start, end)`.

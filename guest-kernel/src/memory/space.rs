@@ -4,7 +4,7 @@ use super::address::{PAGE, PAGE_SIZE, PhysAddr, USER_END, page_ceil, page_floor,
 use super::areas::{Area, Areas, Backing, LOWEST, Label, Protection, STACK_GUARD};
 use super::bytes::SharedBytes;
 use super::frame::{Content, Frame};
-use super::page_table::{Entry, PageTable, Slot, flag};
+use super::page_table::{Entry, Leaf, PageTable, Slot, flag};
 use super::{Page, PageSource};
 use crate::arch::cpu::flush_page;
 use crate::errno::{Errno, Result};
@@ -112,8 +112,9 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM.
     pub fn new(kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
-        let inner =
+        let mut inner =
             Inner { areas: Areas::new(), layout: Layout::default(), resident: 0, resident_peak: 0 };
+        inner.areas.reserve()?;
         Ok(Self { inner: SpinLock::new(inner), table: PageTable::new(kernel, kernel_slots)? })
     }
 
@@ -553,47 +554,68 @@ impl AddressSpace {
     ) {
         let rights = rights(area.protection);
         let mut mapped = 0;
-        let mut run = (PhysAddr(0), 0);
-        for at in (start..end).step_by(PAGE_SIZE) {
-            if run.1 == 0 {
-                run = match source.image_run(area.page_index(at)) {
-                    Some(run) if run.1 > 0 => run,
-                    _ => match source.page(area.page_index(at), false) {
-                        Ok(Page::Image(image)) => (image, 1),
-                        _ => break,
-                    },
-                };
+        let mut at = start;
+        while at < end {
+            let index = area.page_index(at);
+            let (image, pages) = match source.image_run(index) {
+                Some(run) if run.1 > 0 => run,
+                _ => match source.page(index, false) {
+                    Ok(Page::Image(image)) => (image, 1),
+                    _ => break,
+                },
+            };
+            let Ok(leaf) = self.table.make_leaf(at) else { break };
+            let mut entry = image.0 | rights;
+            let stop = end.min(Leaf::end(at)).min(at.saturating_add(pages.saturating_mul(PAGE)));
+            while at < stop {
+                let slot = leaf.slot(at);
+                if !slot.get().is_present() {
+                    slot.set(entry);
+                    mapped += 1;
+                }
+                entry += PAGE;
+                at += PAGE;
             }
-            let Ok(slot) = self.table.make(at) else { break };
-            if !slot.get().is_present() {
-                slot.set(run.0.0 | rights);
-                mapped += 1;
-            }
-            run = (PhysAddr(run.0.0 + PAGE), run.1 - 1);
         }
         inner.count(mapped);
     }
 
-    /// Maps up to `limit` pages of the area at `start` now, if they are an image's.
-    pub fn map_ahead(&self, start: u64, limit: u64) {
-        let mut inner = self.inner.lock();
-        let Some(area) = inner.areas.find(start).cloned() else { return };
-        if let Backing::Object { source, .. } = &area.backing
-            && area.protection.0 != 0
-        {
-            let end = area.end.min(start.saturating_add(limit * PAGE));
-            self.map_images(&mut inner, &area, source, start, end);
-        }
-    }
-
-    /// Puts a frame of ours into an anonymous area before the program runs.
+    /// Adds an area while a program is being loaded, in place of what is there, and maps up to `ahead`
+    /// of its pages now, if they are an image's.
     ///
     /// # Errors
-    /// ENOMEM; EFAULT if no area is there.
-    pub fn install(&self, address: u64, frame: Frame) -> Result<()> {
+    /// ENOMEM, or EINVAL if the area does not lie in the program's half.
+    pub fn add(&self, area: Area, ahead: u64) -> Result<()> {
+        if area.start >= area.end || area.end > USER_END || area.start < LOWEST {
+            return Err(Errno::EINVAL);
+        }
         let mut inner = self.inner.lock();
-        let protection = inner.areas.find(address).ok_or(Errno::EFAULT)?.protection;
+        if !inner.areas.is_free(area.start, area.end) {
+            self.remove(&mut inner, area.start, area.end)?;
+        }
+        if ahead > 0
+            && area.protection.0 != 0
+            && let Backing::Object { source, .. } = &area.backing
+        {
+            let end = area.end.min(area.start.saturating_add(ahead * PAGE));
+            self.map_images(&mut inner, &area, source, area.start, end);
+        }
+        inner.areas.insert(area)
+    }
+
+    /// Puts a frame of ours in the place of a private page before the program runs, in an area with
+    /// this protection.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn install(&self, address: u64, frame: Frame, protection: Protection) -> Result<()> {
+        let mut inner = self.inner.lock();
         let slot = self.table.make(page_floor(address))?;
+        let old = slot.get();
+        if old.is_owned() {
+            // SAFETY: the reference of the entry that is replaced.
+            drop(unsafe { Frame::from_raw(old.address()) });
+        }
         let writable = if protection.contains(Protection::WRITE) { WRITABLE } else { 0 };
         slot.set(frame.into_raw().0 | flag::OWNED | writable | rights(protection));
         inner.count(1);

@@ -215,13 +215,20 @@ fn bad_kernels_are_told_apart() {
 }
 
 fn panic_is_told_within_100_ms() {
+    /// The shortest of a few runs: what else the machine does is not what is measured.
+    fn shortest(run: impl Fn()) -> Duration {
+        let time = |_| {
+            let begin = Instant::now();
+            run();
+            begin.elapsed()
+        };
+        (0..5).map(time).min().unwrap_or_default()
+    }
+    let panic = shortest(|| {
+        check(&["panics"], 125, "the guest kernel panicked: nothing works\nany more\n")
+    });
     // An emulated machine takes longer than that to start a process, so that is not counted.
-    let begin = Instant::now();
-    check(&["exits"], 42, "");
-    let start = begin.elapsed();
-    let begin = Instant::now();
-    check(&["panics"], 125, "the guest kernel panicked: nothing works\nany more\n");
-    let taken = begin.elapsed().saturating_sub(start);
+    let taken = panic.saturating_sub(shortest(|| check(&["exits"], 42, "")));
     assert!(taken < Duration::from_millis(100), "{taken:?} longer than a run without panic");
 }
 

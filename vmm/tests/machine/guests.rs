@@ -3,16 +3,20 @@
 
 use std::arch::global_asm;
 
-/// Declares a guest: a name, and the assembly between two labels.
+use airlock_abi::boot::BootInfo;
+
+/// Declares a guest: a name, fields of the boot information whose offsets it uses, and the assembly between
+/// two labels.
 macro_rules! guest {
-    ($name:ident, $($line:literal),+ $(,)?) => {
+    ($name:ident $([$($field:ident),+])?, $($line:literal),+ $(,)?) => {
         global_asm!(
             ".pushsection .rodata.guests, \"a\"",
             concat!(stringify!($name), "_begin:"),
             $($line,)+
             concat!(stringify!($name), "_end:"),
             ".popsection",
-            options(raw, att_syntax),
+            $($($field = const std::mem::offset_of!(BootInfo, $field),)+)?
+            options(att_syntax),
         );
 
         #[doc = concat!("The code of `", stringify!($name), "`.")]
@@ -271,7 +275,7 @@ guest!(spins, "1: jmp 1b");
 // The first vCPU starts the others, the last one of which exits with its index. Starting a vCPU that
 // runs or does not exist does nothing.
 guest!(
-    starts_cpus,
+    starts_cpus[cpus],
     "mov $0xf8, %edx",
     "test %rsi, %rsi",
     "jnz 2f",
@@ -284,8 +288,8 @@ guest!(
     "out %eax, %dx",
     "1: hlt",
     "jmp 1b",
-    // Start the next, if there is one: BootInfo::cpus is at 24.
-    "2: mov 24(%rdi), %rcx",
+    // Start the next, if there is one: the boot information says how many there are.
+    "2: mov {cpus}(%rdi), %rcx",
     "lea 1(%rsi), %rax",
     "cmp %rcx, %rax",
     "jae 3f",
@@ -302,20 +306,20 @@ guest!(
 // Checks what it can of the boot information, and exits with the number of the first check that
 // fails, or with the first byte of the root image.
 guest!(
-    reads_boot_information,
+    reads_boot_information [version, free, tsc, seed, command_line, program, root_image],
     "mov $1, %ebx",
     "movabs $0x4b434f4c524941, %rax",
     "cmp %rax, (%rdi)",
     "jne 9f",
     "mov $2, %ebx",
-    "cmpq $1, 8(%rdi)",
-    "jne 9f",
+    "cmpq $0, {version}(%rdi)",
+    "je 9f",
     // free[0] ends where RAM does, and is zero at its start and end.
     "mov $3, %ebx",
-    "mov 32(%rdi), %rax",
+    "mov {free}(%rdi), %rax",
     "cmpq $0, (%rax)",
     "jne 9f",
-    "add 40(%rdi), %rax",
+    "add {free} + 8(%rdi), %rax",
     "cmpq $0, -8(%rax)",
     "jne 9f",
     // tsc: our own is later, by less than a second at 4 GHz
@@ -323,28 +327,28 @@ guest!(
     "rdtsc",
     "shl $32, %rdx",
     "or %rdx, %rax",
-    "sub 168(%rdi), %rax",
+    "sub {tsc}(%rdi), %rax",
     "js 9f",
     "shr $32, %rax",
     "jnz 9f",
     // seed
     "mov $5, %ebx",
-    "mov 184(%rdi), %rax",
-    "or 192(%rdi), %rax",
+    "mov {seed}(%rdi), %rax",
+    "or {seed} + 8(%rdi), %rax",
     "jz 9f",
     // the first four bytes of the command line
     "mov $6, %ebx",
-    "mov 80(%rdi), %rax",
+    "mov {command_line}(%rdi), %rax",
     "cmpl $0x74726976, (%rax)",
     "jne 9f",
     // the program's path begins with a slash
     "mov $8, %ebx",
-    "mov 96(%rdi), %rax",
+    "mov {program}(%rdi), %rax",
     "cmpb $'/', (%rax)",
     "jne 9f",
     // root image: map its address at 256 GiB (PML4 entry 0, PDPT entry 256) with a new directory
     "mov $10, %ebx",
-    "mov 64(%rdi), %rax",
+    "mov {root_image}(%rdi), %rax",
     "movabs $0x4000000000, %rcx",
     "cmp %rcx, %rax",
     "jne 9f",
