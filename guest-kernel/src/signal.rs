@@ -58,6 +58,8 @@ impl Fault {
     pub const GENERAL: Self = Self::new(number::SIGSEGV, 0x80);
     /// BUS_ADRERR.
     pub const BUS: Self = Self::new(number::SIGBUS, 2);
+    /// SI_KERNEL: a non-canonical stack address.
+    pub const STACK: Self = Self::new(number::SIGBUS, 0x80);
     /// BUS_ADRALN.
     pub const ALIGNMENT: Self = Self::new(number::SIGBUS, 1);
     /// ILL_ILLOPN.
@@ -233,7 +235,9 @@ impl Signals {
         match self.action(signal).handler {
             action::IGNORE => true,
             action::DEFAULT => {
-                matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
+                // No one could continue a process that stops: nobody is outside of its session. Linux
+                // does not let the members of such orphaned process groups stop either.
+                !matches!(default_action(signal), DefaultAction::Terminate)
             }
             _ => false,
         }

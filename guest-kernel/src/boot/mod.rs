@@ -241,7 +241,13 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let rsp = stack::fill(&space, &mut layout, &start, &loaded, &mut entropy)?;
 
     let mut files = fs::FileTable::new();
-    for file in fs::standard_files() {
+    let standard = if has_flag(flags::TERMINAL) {
+        drivers::terminal::start();
+        fs::terminal_files(&context)?
+    } else {
+        fs::standard_files()
+    };
+    for file in standard {
         files.add(file, false)?;
     }
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);

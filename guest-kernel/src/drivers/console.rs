@@ -12,10 +12,11 @@ use crate::memory::space::Access;
 use crate::memory::{PAGE_SIZE, PhysAddr, SharedBytes, UserReader, UserWriter, usize_from};
 use crate::process;
 use crate::sched::{WaitQueue, wait};
-use crate::signal::{Information, action, number};
+use crate::signal::{Information, action, bit, number};
 use crate::sync::SpinLock;
 use airlock_abi::console::{
-    CONTROL_TRANSMIT_QUEUE, F_RESULT, PORT_SIGNALS, PORTS, receive_queue, transmit_queue,
+    CONTROL_TRANSMIT_QUEUE, F_RESULT, PORT_SIGNALS, PORT_TERMINAL, PORTS, receive_queue,
+    transmit_queue,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -35,6 +36,8 @@ const OUTPUT_PIECES: usize = Queue::SIZE as usize - 1;
 const FORWARDED: [u8; 4] = [number::SIGHUP, number::SIGINT, number::SIGQUIT, number::SIGTERM];
 /// `SI_KERNEL`.
 const SI_KERNEL: i32 = 0x80;
+/// Bit of the interrupt status (section 4.2.2).
+const CONFIGURATION_CHANGED: u32 = 1 << 1;
 /// No interrupt number.
 const NO_LINE: u32 = u32::MAX;
 
@@ -77,12 +80,17 @@ pub fn interrupt(line: u32) {
     if LINE.load(Ordering::Relaxed) != line {
         return;
     }
-    let signals = with(|device| {
-        device.registers.acknowledge_interrupt();
-        Ok(device.input[PORT_SIGNALS as usize].is_some())
+    let state = with(|device| {
+        let status = device.registers.acknowledge_interrupt();
+        let listens = |port: u32| device.input[port as usize].is_some();
+        Ok((status, listens(PORT_SIGNALS), listens(PORT_TERMINAL)))
     });
-    if signals == Ok(true) {
+    let Ok((status, signals, terminal)) = state else { return };
+    if signals {
         collect_signals();
+    }
+    if terminal {
+        super::terminal::interrupt(status & CONFIGURATION_CHANGED != 0);
     }
     WAITERS.wake_all();
 }
@@ -254,29 +262,62 @@ pub fn write_kernel(port: u32, bytes: &[u8]) -> Result<usize> {
 
 /// Sends `count` pieces, waits, and says what the device made of them; `None` if it has no results.
 fn send(port: u32, pieces: &mut [Buffer], count: usize) -> Result<Option<Result<usize>>> {
-    let results = with(|device| {
-        let results = device.results;
-        let queue = device.output(port)?;
-        pieces[count] = result_buffer(queue);
-        let used = if results { count + 1 } else { count };
-        queue.submit(pieces[..used].iter().copied());
-        Ok(results)
-    })?;
+    submit(port, pieces, count)?;
     // Not interruptible: the device has the program's pages, and the host decides how long it takes.
     loop {
-        let finished = with(|device| {
-            let queue = device.output(port)?;
-            Ok(queue.take_used().map(|_| result_of(queue)))
-        })?;
-        if let Some(result) = finished {
-            return Ok(results.then_some(result));
+        if let Some(result) = take_sent(port)? {
+            return Ok(result);
         }
         crate::arch::cpu::wait_for_interrupt();
     }
 }
 
+/// Gives the device `count` pieces; the last one of `pieces` is for the result. No others may be with it.
+fn submit(port: u32, pieces: &mut [Buffer], count: usize) -> Result<()> {
+    with(|device| {
+        let results = device.results;
+        let queue = device.output(port)?;
+        pieces[count] = result_buffer(queue);
+        let used = if results { count + 1 } else { count };
+        queue.submit(pieces[..used].iter().copied());
+        Ok(())
+    })
+}
+
+/// What the device made of what it was given, once it is finished.
+fn take_sent(port: u32) -> Result<Option<Option<Result<usize>>>> {
+    with(|device| {
+        let results = device.results;
+        let queue = device.output(port)?;
+        Ok(queue.take_used().map(|_| results.then(|| result_of(queue))))
+    })
+}
+
+/// Gives the device a page's bytes without waiting until it has taken them. The page stays allocated
+/// and as it is, and nothing else is sent through the port, until [`finish_page`] says so.
+///
+/// # Errors
+/// EIO without a console, ENOMEM.
+pub fn start_page(port: u32, page: &Frame, len: usize) -> Result<()> {
+    let nothing = Buffer { address: PhysAddr(0), len: 0, writable: false };
+    let mut pieces = [Buffer { address: page.address(), len, writable: false }, nothing];
+    submit(port, &mut pieces, 1)
+}
+
+/// Whether the device has taken the page, and what the host said.
+pub fn finish_page(port: u32) -> Option<Result<()>> {
+    match take_sent(port) {
+        Ok(None) => None,
+        Ok(Some(Some(Err(error)))) | Err(error) => Some(Err(error)),
+        Ok(Some(_)) => Some(Ok(())),
+    }
+}
+
 /// Asks the device for input, if there is none and it has not been asked; says whether there is.
-fn poll_input(port: u32, want: usize) -> Result<bool> {
+///
+/// # Errors
+/// EIO without a console, ENOMEM.
+pub fn poll_input(port: u32, want: usize) -> Result<bool> {
     with(|device| {
         let results = device.results;
         let input = device.input(port)?;
@@ -334,18 +375,38 @@ pub fn read(port: u32, buffer: &mut UserWriter) -> Result<usize> {
     })
 }
 
+/// Takes input that has arrived; 0 at its end.
+///
+/// # Errors
+/// What the host's `read` says.
+pub fn take_input(port: u32, target: &mut [u8]) -> Result<usize> {
+    with(|device| {
+        let input = device.input(port)?;
+        if input.ready.1 == 0 {
+            return input.ended.take().unwrap_or(Ok(())).map(|()| 0);
+        }
+        let start = PhysAddr(input.buffer.0 + input.ready.0 as u64);
+        // SAFETY: the port's buffer stays allocated, and the device has given it back.
+        let count = unsafe { SharedBytes::new(start.to_pointer(), input.ready.1) }.copy_to(target);
+        input.ready = (input.ready.0 + count, input.ready.1 - count);
+        Ok(count)
+    })
+}
+
 /// Whether [`read`] would return at once. Asking makes the host read ahead, up to a page.
 pub fn is_readable(port: u32) -> bool {
     poll_input(port, PAGE_SIZE).unwrap_or(true)
 }
 
-/// The program changed what it does on a signal: if that is a handler for one that the user may send,
-/// the VMM shall deliver it instead of ending the machine.
+/// The program changed what it does on signals: if one that the user may send no longer ends it, the
+/// VMM shall deliver them instead of ending the machine.
 pub fn offer_signals() {
     let process = process::current();
     let handles = {
         let signals = process.signals.lock();
-        FORWARDED.iter().any(|&signal| signals.action(signal).handler != action::DEFAULT)
+        FORWARDED.iter().any(|&signal| {
+            signals.mask & bit(signal) != 0 || signals.action(signal).handler != action::DEFAULT
+        })
     };
     if handles {
         collect_signals();
@@ -355,16 +416,11 @@ pub fn offer_signals() {
 /// Takes signals that the user sent, and asks for the next.
 fn collect_signals() {
     while poll_input(PORT_SIGNALS, 1).unwrap_or(false) {
-        let byte = with(|device| {
-            let input = device.input(PORT_SIGNALS)?;
-            let ready = core::mem::take(&mut input.ready);
-            if ready.1 == 0 {
-                return Err(Errno::EIO);
-            }
-            // SAFETY: the port's buffer, which the device has given back with at least one byte.
-            Ok(unsafe { PhysAddr(input.buffer.0 + ready.0 as u64).to_pointer().read_volatile() })
-        });
-        let Ok(signal @ 1..=number::LAST) = byte else { return };
+        let mut byte = [0];
+        if take_input(PORT_SIGNALS, &mut byte) != Ok(1) {
+            return;
+        }
+        let [signal @ 1..=number::LAST] = byte else { continue };
         let information = Information { signal, code: SI_KERNEL, value: 0 };
         process::current().signals.lock().send(information);
         crate::arch::Cpu::current().request_work();

@@ -3,6 +3,7 @@
 pub mod console;
 mod machine;
 pub mod platform;
+pub mod terminal;
 mod virtio;
 
 use crate::boot;
@@ -98,6 +99,17 @@ impl Services for FileServices {
 
     fn console_queue(&self, _port: u32) -> &WaitQueue {
         console::waiters()
+    }
+
+    fn terminal_write(&self, bytes: &[u8], wait: bool) -> Result<()> {
+        for piece in bytes.chunks(crate::memory::PAGE_SIZE) {
+            terminal::write(piece, wait)?;
+        }
+        Ok(())
+    }
+
+    fn terminal_listen(&self) {
+        terminal::listen();
     }
 
     fn monotonic_ns(&self) -> u64 {

@@ -146,19 +146,32 @@ impl Inode {
     /// # Errors
     /// ENOTDIR, ENOENT, EUCLEAN.
     pub fn lookup(&self, name: &[u8]) -> Result<Self> {
+        self.lookup_kind(name).map(|(inode, _)| inode)
+    }
+
+    /// The same; says whether the name is a symbolic link's, which a walk wants to know and a directory
+    /// of the image tells without a look at the inode.
+    ///
+    /// # Errors
+    /// As for [`Self::lookup`].
+    pub fn lookup_kind(&self, name: &[u8]) -> Result<(Self, bool)> {
         if let Self::Image(file_system, number) = self
             && *number == file_system.image().root()
             && let Some(inode) = synthetic::mount_point(file_system, name)
         {
-            return Ok(inode);
+            return Ok((inode, false));
         }
         match self.state()? {
             State::Image(file_system, inode) => {
                 let entry = inode.find(file_system.image(), name)?;
-                Ok(Self::Image(file_system, entry.number))
+                Ok((Self::Image(file_system, entry.number), entry.is_link()))
             }
             State::Memory(node) => node.directory()?.lock().lookup(node.file_system(), name),
-            State::Synthetic(node) => node.lookup(name),
+            State::Synthetic(node) => {
+                let inode = node.lookup(name)?;
+                let is_link = inode.is_link()?;
+                Ok((inode, is_link))
+            }
             State::Stream(_) => Err(Errno::ENOTDIR),
         }
     }

@@ -82,7 +82,7 @@ pub fn create(found: &Found, mut new: New<'_>, subject: &Subject<'_>) -> Result<
     if directory.removed {
         return Err(Errno::ENOENT);
     }
-    if directory.lookup(file_system, name).is_ok() {
+    if directory.has_added(name) {
         return Err(Errno::EEXIST);
     }
     let node = Node::new(file_system, &new, &found.parent)?;
@@ -135,7 +135,7 @@ pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
     if directory.removed || node.attributes().links == 0 {
         return Err(Errno::ENOENT);
     }
-    if directory.lookup(file_system, found.name.bytes()).is_ok() {
+    if directory.has_added(found.name.bytes()) {
         return Err(Errno::EEXIST);
     }
     directory.insert(found.name.bytes(), file.clone())?;
@@ -206,7 +206,7 @@ pub fn remove(found: &Found, wants_directory: bool, subject: &Subject<'_>) -> Re
 /// Between the walk and the lock, someone may have been quicker.
 fn still_there(parent: &Arc<Node>, name: &[u8], inode: &Inode) -> Result<()> {
     let directory = parent.directory()?.lock();
-    if directory.lookup(parent.file_system(), name)?.is(inode) {
+    if directory.lookup(parent.file_system(), name)?.0.is(inode) {
         Ok(())
     } else {
         Err(Errno::ENOENT)
@@ -345,7 +345,7 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
             lose_name(&node, &new_parent, is_directory(&victim_metadata));
         } else {
             let mut directory = new_parent.directory()?.lock();
-            if directory.lookup(file_system, new.name.bytes()).is_ok() {
+            if directory.has_added(new.name.bytes()) {
                 return Err(Errno::EEXIST);
             }
             directory.insert(new.name.bytes(), file.clone())?;

@@ -65,7 +65,7 @@ pub fn open(
     if flags & O_PATH != 0 {
         // Only these flags mean anything together with O_PATH.
         let kept = flags & (O_PATH | O_DIRECTORY | O_NOFOLLOW);
-        return finish(inode, found, kept);
+        return finish(inode, kind, found, kept);
     }
     let writes = flags & O_ACCMODE != O_RDONLY;
     match kind {
@@ -83,7 +83,7 @@ pub fn open(
             inode.truncate(0)?;
         }
     }
-    finish(inode, found, flags & !TRANSIENT)
+    finish(inode, kind, found, flags & !TRANSIENT)
 }
 
 fn wanted(flags: u32) -> u32 {
@@ -108,16 +108,17 @@ fn create(
         special: 0,
         target: &[],
     };
-    let inode = match namespace::create(&found, new, subject) {
+    let (inode, kind) = match namespace::create(&found, new, subject) {
         // Someone else was quicker, and without O_EXCL that is as good.
         Err(Errno::EEXIST) if flags & O_EXCL == 0 => {
             let inode = found.parent.lookup(found.name.bytes())?;
             subject.check(&inode, wanted(flags))?;
-            inode
+            let kind = inode.mode()? & S_IFMT;
+            (inode, kind)
         }
-        result => result?,
+        result => (result?, S_IFREG),
     };
-    finish(inode, found, flags & !TRANSIENT)
+    finish(inode, kind, found, flags & !TRANSIENT)
 }
 
 /// `O_TMPFILE`: a file without a name in this directory's file system.
@@ -144,12 +145,12 @@ fn create_unnamed(
         target: &[],
     };
     let inode = namespace::create_unnamed(&directory, &new)?;
-    finish(inode, found, flags & !TRANSIENT)
+    finish(inode, S_IFREG, found, flags & !TRANSIENT)
 }
 
 /// Connects the inode with what reads and writes go to.
-fn finish(inode: Inode, found: Found, flags: u32) -> Result<FileRef> {
-    let stream = if flags & O_PATH != 0 { None } else { stream_of(&inode, flags)? };
+fn finish(inode: Inode, kind: u32, found: Found, flags: u32) -> Result<FileRef> {
+    let stream = if flags & O_PATH != 0 { None } else { stream_of(&inode, kind, flags)? };
     if let Inode::Stream(named) = &inode {
         let stream = stream.unwrap_or_else(|| named.clone());
         return Ok(Arc::new(OpenFile::stream(stream, inode, flags)));
@@ -157,7 +158,7 @@ fn finish(inode: Inode, found: Found, flags: u32) -> Result<FileRef> {
     Ok(Arc::new(OpenFile::new(inode, found.parent, found.name, stream, flags)))
 }
 
-fn stream_of(inode: &Inode, flags: u32) -> Result<Option<StreamRef>> {
+fn stream_of(inode: &Inode, kind: u32, flags: u32) -> Result<Option<StreamRef>> {
     match inode {
         Inode::Synthetic(node) => {
             let Some(device) = node.device() else { return Ok(None) };
@@ -171,7 +172,7 @@ fn stream_of(inode: &Inode, flags: u32) -> Result<Option<StreamRef>> {
             Some(pipe) => open_pipe(pipe.clone(), flags).map(Some),
             None => Ok(Some(stream.clone())),
         },
-        Inode::Image(..) | Inode::Memory(_) => match inode.mode()? & S_IFMT {
+        Inode::Image(..) | Inode::Memory(_) => match kind {
             S_IFREG | S_IFDIR => Ok(None),
             S_IFIFO => {
                 let pipe = inode.node()?.pipe().ok_or(Errno::ENXIO)?;

@@ -133,14 +133,14 @@ pub fn walk(
                 if !current.is_directory()? {
                     return Err(Errno::ENOTDIR);
                 }
-                Ok(current.clone())
+                Ok((current.clone(), false))
             }
-            b".." if current.is(root) => Ok(current.clone()),
-            b".." => current.parent(),
-            name => current.lookup(name),
+            b".." if current.is(root) => Ok((current.clone(), false)),
+            b".." => current.parent().map(|parent| (parent, false)),
+            name => current.lookup_kind(name),
         };
-        let inode = match found {
-            Ok(inode) => inode,
+        let (inode, is_link) = match found {
+            Ok(found) => found,
             Err(Errno::ENOENT) if is_last => {
                 let name = Name { path, start: begin, end };
                 return Ok(Found { parent: current, name, inode: None, slash: must_be_directory });
@@ -153,7 +153,7 @@ pub fn walk(
             Last::Keep => slash,
             Last::Name | Last::CreateNew => false,
         };
-        if follow && inode.is_link()? {
+        if follow && is_link {
             links += 1;
             if links > MAX_LINKS {
                 return Err(Errno::ELOOP);

@@ -174,7 +174,13 @@ impl Pipe {
             else {
                 break;
             };
+            let want = len.min(buffer.remaining());
             match (buffer.write(frame.bytes(at, len)), done) {
+                // As on Linux, a fault in the middle takes nothing out of the pipe.
+                (Ok(count), Ok(before)) if count < want => {
+                    done = if before == 0 { Err(Errno::EFAULT) } else { Ok(before) };
+                    break;
+                }
                 (Ok(count), Ok(before)) => {
                     self.ring.lock().consume(count);
                     done = Ok(before + count);
@@ -241,7 +247,14 @@ impl Pipe {
             let room = self.ring.lock().back();
             let step = match room {
                 Ok((_, _, 0)) => break,
-                Ok((frame, at, len)) => data.read_to_frame(&frame, at, len),
+                Ok((frame, at, len)) => {
+                    // A page that the program does not have in full is not written at all, as on Linux.
+                    let want = len.min(data.remaining());
+                    match data.read_to_frame(&frame, at, len) {
+                        Ok(count) if count < want => Err(Errno::EFAULT),
+                        step => step,
+                    }
+                }
                 Err(error) => Err(error),
             };
             match step {

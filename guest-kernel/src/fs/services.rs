@@ -46,6 +46,15 @@ pub trait Services: Sync {
     /// Whom to wait with for [`Self::console_readable`] to change.
     fn console_queue(&self, port: u32) -> &WaitQueue;
 
+    /// Shows bytes on the terminal; if `wait`, only returns when the host has taken them.
+    ///
+    /// # Errors
+    /// What the host's `write` says, EAGAIN, EINTR.
+    fn terminal_write(&self, bytes: &[u8], wait: bool) -> Result<()>;
+
+    /// The terminal may have room for more of what the user typed.
+    fn terminal_listen(&self);
+
     /// The program wrote to something that nobody reads: it gets SIGPIPE.
     fn broken_pipe(&self);
 

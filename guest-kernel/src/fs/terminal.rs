@@ -5,12 +5,11 @@
 
 use super::services::services;
 use super::stream::{Events, Stream};
-use super::tty::{Discipline, Termios, WindowSize};
+use super::tty::{Demand, Discipline, Termios, WindowSize};
 use crate::errno::{Errno, Result};
 use crate::memory::{UserPtr, UserReader, UserWriter};
 use crate::sched::{self, WaitQueue};
 use crate::sync::SpinLock;
-use airlock_abi::console::PORT_TERMINAL;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use linux_raw_sys::ioctl::{
@@ -20,6 +19,11 @@ use linux_raw_sys::ioctl::{
 
 /// VTIME counts tenths of a second.
 const TENTH_NS: u64 = 100_000_000;
+
+/// Bytes of a program that are turned into what the screen shows at once; there they may be twice as many.
+const OUTPUT_STEP: usize = 1024;
+/// Bytes that a read takes at most at once: more than the line discipline keeps.
+const INPUT_STEP: usize = 4096;
 
 /// A terminal.
 pub struct Terminal {
@@ -86,15 +90,51 @@ impl Terminal {
         core::mem::replace(&mut *current, size) != size
     }
 
-    fn wait(&self) -> Result<()> {
-        let deadline = match (self.discipline.lock().read_timeout(), services()) {
-            (Some(tenths), Some(services)) => {
-                Some(services.monotonic_ns() + u64::from(tenths) * TENTH_NS)
+    /// How many bytes [`Self::received`] can take now.
+    pub fn room(&self) -> usize {
+        self.discipline.lock().room()
+    }
+
+    /// Nobody is at the other side any more.
+    pub fn hang_up(&self) {
+        self.discipline.lock().hang_up();
+        self.readable.wake_all();
+    }
+
+    /// Waits until a read of `len` bytes may return.
+    fn wait_for_input(&self, len: usize, wait: bool) -> Result<()> {
+        loop {
+            let (demand, before) = {
+                let discipline = self.discipline.lock();
+                (discipline.demand(len), discipline.readable_bytes())
+            };
+            let deadline = match demand {
+                Demand::Ready => return Ok(()),
+                // Less than VMIN is better than nothing to whoever does not wait.
+                Demand::InputWithin(_) if !wait && before > 0 => return Ok(()),
+                _ if !wait => return Err(Errno::EAGAIN),
+                Demand::Input => None,
+                Demand::InputWithin(tenths) => {
+                    let now = services().ok_or(Errno::EIO)?.monotonic_ns();
+                    Some(now + u64::from(tenths) * TENTH_NS)
+                }
+            };
+            let changed = || {
+                let discipline = self.discipline.lock();
+                let ready = discipline.demand(len) == Demand::Ready;
+                (ready || discipline.readable_bytes() != before).then_some(())
+            };
+            if sched::wait(&[&self.readable], deadline, changed)?.is_none() {
+                return Ok(());
             }
-            _ => None,
-        };
-        let is_readable = || self.discipline.lock().is_readable().then_some(());
-        sched::wait(&[&self.readable], deadline, is_readable).map(|_| ())
+        }
+    }
+
+    /// There may be room for more of what the user typed.
+    fn listen(&self) {
+        if let Some(services) = services() {
+            services.terminal_listen();
+        }
     }
 }
 
@@ -103,22 +143,20 @@ impl Stream for Terminal {
         if buffer.remaining() == 0 {
             return Ok(0);
         }
-        if !self.discipline.lock().is_readable() {
-            if !wait {
-                return Err(Errno::EAGAIN);
-            }
-            self.wait()?;
-        }
-        let mut bytes = [0; 256];
-        let len = bytes.len().min(buffer.remaining());
-        let count = self.discipline.lock().take(&mut bytes[..len]);
+        let len = buffer.remaining().min(INPUT_STEP);
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+        bytes.resize(len, 0);
+        self.wait_for_input(len, wait)?;
+        let count = self.discipline.lock().take(&mut bytes);
+        self.listen();
         buffer.write_slice(&bytes[..count])
     }
 
     fn write(&self, data: &mut UserReader, wait: bool) -> Result<usize> {
         let mut done = 0;
         while data.remaining() > 0 {
-            let mut bytes = [0; 256];
+            let mut bytes = [0; OUTPUT_STEP];
             let step =
                 data.read(&mut bytes).and_then(|count| self.write_kernel(&bytes[..count], wait));
             match step {
@@ -130,16 +168,25 @@ impl Stream for Terminal {
         Ok(done)
     }
 
-    fn write_kernel(&self, bytes: &[u8], _wait: bool) -> Result<usize> {
+    fn write_kernel(&self, bytes: &[u8], wait: bool) -> Result<usize> {
+        let moving = || (!self.discipline.lock().is_stopped()).then_some(());
+        if moving().is_none() {
+            if !wait {
+                return Err(Errno::EAGAIN);
+            }
+            sched::wait(&[&self.readable], None, moving)?;
+        }
         let mut screen = Vec::new();
         screen.try_reserve(2 * bytes.len()).map_err(|_| Errno::ENOMEM)?;
         self.discipline.lock().output(bytes, &mut screen);
-        services().ok_or(Errno::EIO)?.console_write_kernel(PORT_TERMINAL, &screen)?;
+        services().ok_or(Errno::EIO)?.terminal_write(&screen, wait)?;
         Ok(bytes.len())
     }
 
     fn poll(&self) -> Events {
-        Events::OUT.with(Events::IN.when(self.discipline.lock().is_readable()))
+        let discipline = self.discipline.lock();
+        let output = Events::OUT.when(!discipline.is_stopped());
+        output.with(Events::IN.when(discipline.is_readable()))
     }
 
     fn queue(&self) -> Option<&WaitQueue> {
@@ -160,6 +207,7 @@ impl Stream for Terminal {
                 let termios = UserPtr::<Termios>::new(argument).read()?;
                 self.discipline.lock().set_termios(termios, request == TCSETSF);
                 self.readable.wake_all();
+                self.listen();
             }
             TIOCGWINSZ => {
                 let size = *self.size.lock();
@@ -183,8 +231,16 @@ impl Stream for Terminal {
                 self.group.store(group, Ordering::Relaxed);
             }
             // TCIFLUSH, TCIOFLUSH: what was typed is dropped; output is never kept here.
-            TCFLSH if argument == 0 || argument == 2 => self.discipline.lock().flush_input(),
+            TCFLSH if argument == 0 || argument == 2 => {
+                self.discipline.lock().flush_input();
+                self.listen();
+            }
             TCFLSH if argument == 1 => {}
+            // TCOOFF and TCOON.
+            TCXONC if argument <= 1 => {
+                self.discipline.lock().stop(argument == 0);
+                self.readable.wake_all();
+            }
             // There is no line to break, output is gone when write returns, and it already is the
             // controlling terminal.
             TCSBRK | TIOCSCTTY => {}

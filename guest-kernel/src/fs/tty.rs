@@ -8,8 +8,9 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
     CREAD, CS8, ECHO, ECHOCTL, ECHOE, ECHOK, ECHOKE, ECHONL, HUPCL, ICANON, ICRNL, IEXTEN, IGNCR,
-    INLCR, ISIG, IUTF8, IXON, NOFLSH, OCRNL, ONLCR, ONLRET, ONOCR, OPOST, SIGINT, SIGQUIT, SIGTSTP,
-    VEOF, VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VMIN, VQUIT, VSUSP, VWERASE,
+    INLCR, ISIG, IUTF8, IXANY, IXON, NOFLSH, OCRNL, ONLCR, ONLRET, ONOCR, OPOST, SIGINT, SIGQUIT,
+    SIGTSTP, VEOF, VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VMIN, VQUIT, VREPRINT, VSTART, VSTOP,
+    VSUSP, VTIME, VWERASE,
 };
 
 /// Bytes that wait to be read, at most (`N_TTY_BUF_SIZE`).
@@ -92,6 +93,17 @@ pub struct WindowSize {
 // SAFETY: four integers without a gap.
 unsafe impl Plain for WindowSize {}
 
+/// What a read has to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing: it returns what there is.
+    Ready,
+    /// More input.
+    Input,
+    /// More input, or the end of so many tenths of a second.
+    InputWithin(u8),
+}
+
 /// A terminal's state.
 pub struct Discipline {
     termios: Termios,
@@ -106,6 +118,10 @@ pub struct Discipline {
     lines: VecDeque<usize>,
     /// Where the cursor is, as far as output tells, for ONOCR.
     column: usize,
+    /// Output is held back (^S).
+    stopped: bool,
+    /// Nobody is at the other side any more.
+    hung_up: bool,
 }
 
 impl Discipline {
@@ -118,6 +134,8 @@ impl Discipline {
             ready: VecDeque::new(),
             lines: VecDeque::new(),
             column: 0,
+            stopped: false,
+            hung_up: false,
         }
     }
 
@@ -132,6 +150,9 @@ impl Discipline {
             self.flush_input();
         }
         let was_canonical = self.termios.has_local(ICANON);
+        if self.termios.has_input(IXON) && !termios.has_input(IXON) {
+            self.stopped = false;
+        }
         self.termios = termios;
         if was_canonical && !termios.has_local(ICANON) {
             // What was typed so far can be read at once.
@@ -158,6 +179,13 @@ impl Discipline {
             self.insert(byte, echo);
             return None;
         }
+        if termios.has_input(IXON) {
+            if termios.is_key(byte, VSTART) || termios.is_key(byte, VSTOP) {
+                self.stopped = termios.is_key(byte, VSTOP);
+                return None;
+            }
+            self.stopped &= !termios.has_input(IXANY);
+        }
         if termios.has_local(ISIG) {
             let signal = [(VINTR, SIGINT), (VQUIT, SIGQUIT), (VSUSP, SIGTSTP)]
                 .into_iter()
@@ -165,6 +193,9 @@ impl Discipline {
             if let Some((_, signal)) = signal {
                 if !termios.has_local(NOFLSH) {
                     self.flush_input();
+                }
+                if termios.has_input(IXON) {
+                    self.stopped = false;
                 }
                 self.echo(byte, echo);
                 return Some(signal);
@@ -192,6 +223,8 @@ impl Discipline {
             if termios.has_local(ECHO) && termios.has_local(ECHOCTL) {
                 echo.extend_from_slice(b"^\x08");
             }
+        } else if extended && termios.has_local(ECHO) && termios.is_key(byte, VREPRINT) {
+            self.reprint(byte, echo);
         } else if termios.is_key(byte, VEOF) {
             self.end_line();
         } else if byte == b'\n' {
@@ -248,6 +281,17 @@ impl Discipline {
     fn shows_as_two(&self, byte: u8) -> bool {
         let is_control = byte < 0x20 || byte == 0x7f;
         self.termios.has_local(ECHOCTL) && is_control && byte != b'\t' && byte != b'\n'
+    }
+
+    /// Shows the line that is being typed once more.
+    fn reprint(&mut self, key: u8, echo: &mut Vec<u8>) {
+        self.echo(key, echo);
+        self.output(b"\n", echo);
+        let line = core::mem::take(&mut self.editing);
+        for &byte in &line {
+            self.echo(byte, echo);
+        }
+        self.editing = line;
     }
 
     fn erase_character(&mut self, echo: &mut Vec<u8>) -> bool {
@@ -319,33 +363,69 @@ impl Discipline {
         self.ready.len()
     }
 
-    /// Whether a read would return at once.
+    /// How many more bytes it can take; the host keeps the rest until there is room.
+    pub fn room(&self) -> usize {
+        if self.hung_up {
+            return 0;
+        }
+        let free = CAPACITY.saturating_sub(self.editing.len() + self.ready.len() + 1);
+        // While nothing can be read, nothing would make room: a line that is too long loses bytes, so
+        // that it can end.
+        if self.termios.has_local(ICANON) && self.lines.is_empty() { free.max(1) } else { free }
+    }
+
+    /// Whether output is held back.
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Holds output back, or no longer (TCXONC).
+    pub const fn stop(&mut self, stopped: bool) {
+        self.stopped = stopped;
+    }
+
+    /// The other side is gone: reads find the end.
+    pub const fn hang_up(&mut self) {
+        self.hung_up = true;
+        self.stopped = false;
+    }
+
+    /// What `poll(2)` says.
     pub fn is_readable(&self) -> bool {
+        // Linux looks at VMIN only where no time limits the wait for it.
+        let minimum = match self.termios.character(VTIME) {
+            0 => usize::from(self.termios.character(VMIN)),
+            _ => 1,
+        };
+        self.demand(minimum.max(1)) == Demand::Ready && (self.hung_up || !self.is_empty())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.lines.is_empty()
+    }
+
+    /// What a read of `len` bytes has to wait for (termios(3), "Canonical and noncanonical mode").
+    pub fn demand(&self, len: usize) -> Demand {
+        if self.hung_up {
+            return Demand::Ready;
+        }
         if self.termios.has_local(ICANON) {
-            !self.lines.is_empty()
-        } else {
-            let wanted = usize::from(self.termios.character(VMIN));
-            self.ready.len() >= wanted
+            return if self.lines.is_empty() { Demand::Input } else { Demand::Ready };
+        }
+        let available = self.ready.len();
+        let minimum = usize::from(self.termios.character(VMIN)).min(len);
+        match (minimum, self.termios.character(VTIME)) {
+            (0, 0) => Demand::Ready,
+            (minimum, _) if available >= minimum.max(1) => Demand::Ready,
+            (0, time) => Demand::InputWithin(time),
+            (_, 0) => Demand::Input,
+            // The clock runs from byte to byte.
+            (_, time) if available > 0 => Demand::InputWithin(time),
+            _ => Demand::Input,
         }
     }
 
-    /// Whether a raw read should give up after a time without a byte (VMIN 0 or VTIME set): tenths
-    /// of a second.
-    pub fn read_timeout(&self) -> Option<u8> {
-        let time = self.termios.character(linux_raw_sys::general::VTIME);
-        (!self.termios.has_local(ICANON) && time > 0).then_some(time)
-    }
-
-    /// Takes what one read returns into `buffer`; `None` if it has to wait. Nothing at all is the
-    /// end of the file.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        if !self.is_readable() {
-            return None;
-        }
-        Some(self.take(buffer))
-    }
-
-    /// The same for a read whose time is over: it returns what there is.
+    /// Takes what one read returns into `buffer`. Nothing at all is the end of the file.
     pub fn take(&mut self, buffer: &mut [u8]) -> usize {
         let mut count = self.ready.len().min(buffer.len());
         if self.termios.has_local(ICANON) {
@@ -374,7 +454,6 @@ impl Default for Discipline {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use linux_raw_sys::general::VTIME;
     use std::string::String;
 
     fn type_keys(tty: &mut Discipline, keys: &[u8]) -> (String, Vec<u32>) {
@@ -387,7 +466,10 @@ mod tests {
 
     fn read(tty: &mut Discipline, len: usize) -> Option<String> {
         let mut buffer = std::vec![0; len];
-        let count = tty.read(&mut buffer)?;
+        if tty.demand(len) != Demand::Ready {
+            return None;
+        }
+        let count = tty.take(&mut buffer);
         buffer.truncate(count);
         Some(String::from_utf8(buffer).expect("text"))
     }
@@ -453,11 +535,61 @@ mod tests {
         raw.characters[VMIN as usize] = 0;
         raw.characters[VTIME as usize] = 5;
         tty.set_termios(raw, false);
-        assert_eq!(tty.read_timeout(), Some(5));
-        assert_eq!(read(&mut tty, 99).as_deref(), Some(""));
+        assert_eq!((tty.demand(9), tty.is_readable()), (Demand::InputWithin(5), false));
+        raw.characters[VTIME as usize] = 0;
+        tty.set_termios(raw, false);
+        assert_eq!((tty.demand(9), tty.is_readable()), (Demand::Ready, false));
         let mut screen = Vec::new();
         tty.output(b"a\nb", &mut screen);
         assert_eq!(screen, b"a\nb");
+    }
+
+    #[test]
+    fn a_raw_read_waits_for_its_minimum_or_from_byte_to_byte() {
+        let mut tty = Discipline::new();
+        let mut raw = Termios { input: 0, local: 0, ..*tty.termios() };
+        raw.characters[VMIN as usize] = 3;
+        raw.characters[VTIME as usize] = 2;
+        tty.set_termios(raw, false);
+        assert_eq!((tty.demand(9), tty.is_readable()), (Demand::Input, false));
+        type_keys(&mut tty, b"1");
+        assert_eq!((tty.demand(9), tty.is_readable()), (Demand::InputWithin(2), true));
+        // A read of one byte has all that it can take.
+        assert_eq!(tty.demand(1), Demand::Ready);
+        type_keys(&mut tty, b"23");
+        assert_eq!(tty.demand(9), Demand::Ready);
+        raw.characters[VTIME as usize] = 0;
+        raw.characters[VMIN as usize] = 4;
+        tty.set_termios(raw, false);
+        assert_eq!((tty.demand(9), tty.is_readable()), (Demand::Input, false));
+    }
+
+    #[test]
+    fn control_s_holds_output_back_until_control_q_or_a_signal() {
+        let mut tty = Discipline::new();
+        assert_eq!(type_keys(&mut tty, b"a\x13b"), (String::from("ab"), Vec::new()));
+        assert!(tty.is_stopped());
+        type_keys(&mut tty, b"\x11");
+        assert!(!tty.is_stopped());
+        type_keys(&mut tty, b"\x13\x03");
+        assert!(!tty.is_stopped());
+        type_keys(&mut tty, b"\x13");
+        tty.set_termios(Termios { input: 0, ..*tty.termios() }, false);
+        assert!(!tty.is_stopped());
+    }
+
+    #[test]
+    fn the_host_keeps_what_there_is_no_room_for() {
+        let mut tty = Discipline::new();
+        type_keys(&mut tty, b"line\n");
+        type_keys(&mut tty, &[b'x'; CAPACITY]);
+        assert_eq!(tty.room(), 0);
+        assert_eq!(read(&mut tty, 99).as_deref(), Some("line\n"));
+        // Now only the end of the long line can make something readable.
+        assert!(tty.room() > 0);
+        tty.hang_up();
+        assert_eq!(tty.room(), 0);
+        assert_eq!((tty.demand(9), tty.is_readable()), (Demand::Ready, true));
     }
 
     #[test]

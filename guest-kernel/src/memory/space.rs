@@ -44,6 +44,8 @@ impl Access {
 pub enum Placement {
     /// Anywhere, near this address if it is not 0 and free.
     Hint(u64),
+    /// Anywhere below 2 GiB (`MAP_32BIT`).
+    Low,
     /// Here, in place of what is there.
     Fixed(u64),
     /// Here, if nothing is there (`MAP_FIXED_NOREPLACE`).
@@ -193,6 +195,12 @@ impl AddressSpace {
                 }
                 start
             }
+            // Linux: between 1 and 2 GiB.
+            Placement::Low => inner
+                .areas
+                .find_free(len, 0x8000_0000)
+                .filter(|&start| start >= 0x4000_0000)
+                .ok_or(Errno::ENOMEM)?,
             Placement::Hint(hint) => inner.place(hint, len).ok_or(Errno::ENOMEM)?,
         };
         inner.areas.insert(Area {

@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use linux_raw_sys::general::{
     MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
     MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
-    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK,
+    MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_32BIT,
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
     MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE,
     MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
@@ -62,6 +62,8 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
         Placement::FixedNoReplace(address)
     } else if flags & MAP_FIXED != 0 {
         Placement::Fixed(address)
+    } else if flags & MAP_32BIT != 0 && address == 0 {
+        Placement::Low
     } else {
         Placement::Hint(address)
     };

@@ -168,7 +168,9 @@ pub fn readv(fd: Fd, vectors: UserPtr<Vector>, count: i32) -> Result<usize> {
     if !file.is_readable() {
         return Err(Errno::EBADF);
     }
-    file.read(&mut pieces(vectors, count)?.writer())
+    let mut buffer = pieces(vectors, count)?.writer();
+    // Unlike `read`, this is nothing even for a directory.
+    if buffer.remaining() == 0 { Ok(0) } else { file.read(&mut buffer) }
 }
 
 /// `writev(2)`.

@@ -90,6 +90,9 @@ pub fn rt_sigprocmask(how: i32, new: UserPtr<u64>, old: UserPtr<u64>, size: usiz
         }
         before
     };
+    if set.is_some_and(|set| set & !before != 0) && how != SIG_UNBLOCK {
+        crate::drivers::console::offer_signals();
+    }
     old.non_null().map_or(Ok(()), |old| old.write(before))
 }
 

@@ -158,3 +158,56 @@ pub fn prctl(
 
 /// `sched_yield(2)`: nobody else could run.
 pub fn sched_yield() {}
+
+/// The process with this id, or the caller for 0.
+fn scheduled(pid: Pid) -> Result<()> {
+    match pid {
+        0 => Ok(()),
+        pid if pid < 0 => Err(Errno::EINVAL),
+        pid => find(pid).map(|_| ()).ok_or(Errno::ESRCH),
+    }
+}
+
+/// `SCHED_FIFO`, `SCHED_RR`, and those without priorities.
+const REAL_TIME: [i32; 2] = [1, 2];
+const WITHOUT_PRIORITY: [i32; 3] = [0, 3, 5];
+
+/// `sched_getscheduler(2)`: every process is `SCHED_OTHER`, as none can change that.
+///
+/// # Errors
+/// As the man page says.
+pub fn sched_getscheduler(pid: Pid) -> Result<i32> {
+    scheduled(pid).map(|()| 0)
+}
+
+/// `sched_getparam(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn sched_getparam(pid: Pid, parameter: UserPtr<i32>) -> Result<()> {
+    if parameter.is_null() {
+        return Err(Errno::EINVAL);
+    }
+    scheduled(pid)?;
+    parameter.write(0)
+}
+
+/// `sched_get_priority_max(2)`.
+///
+/// # Errors
+/// EINVAL.
+pub fn sched_get_priority_max(policy: i32) -> Result<i32> {
+    match policy {
+        _ if REAL_TIME.contains(&policy) => Ok(99),
+        _ if WITHOUT_PRIORITY.contains(&policy) || policy == 6 => Ok(0),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
+/// `sched_get_priority_min(2)`.
+///
+/// # Errors
+/// EINVAL.
+pub fn sched_get_priority_min(policy: i32) -> Result<i32> {
+    sched_get_priority_max(policy).map(|most| most.min(1))
+}

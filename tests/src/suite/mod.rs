@@ -6,10 +6,12 @@ mod endings;
 mod executables;
 mod faults;
 mod hostile;
+mod interactive;
 mod options;
 mod probes;
 mod programs;
 mod refusals;
+mod signals;
 mod streams;
 mod terminal;
 
@@ -28,6 +30,8 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     refusals::add(tests);
     endings::add(tests);
     terminal::add(tests);
+    interactive::add(tests);
+    signals::add(tests);
     hostile::add(tests);
     Ok(())
 }

@@ -12,17 +12,32 @@ use super::ensure;
 use crate::harness::{Context, Tests};
 
 /// A pseudo-terminal and a command on it.
-struct Session {
+pub(super) struct Session {
     master: File,
     slave: OwnedFd,
     child: Child,
+    /// The local modes of the terminal before the command began.
+    pub(super) before: u32,
     seen: Vec<u8>,
     deadline: Instant,
 }
 
 impl Session {
     /// Starts `airlock run -t PROGRAM...` on a terminal of 33 rows and 101 columns.
-    fn start(context: &Context, program: &[&str]) -> Result<Self, String> {
+    pub(super) fn start(context: &Context, program: &[&str]) -> Result<Self, String> {
+        let mut command = Command::new(&context.airlock);
+        command.args(["run", "-t"]).arg(context.fixture(program[0])).args(&program[1..]);
+        Self::start_command(context, command)
+    }
+
+    /// Starts a program on such a terminal without a microVM.
+    pub(super) fn start_on_host(context: &Context, program: &[&str]) -> Result<Self, String> {
+        let mut command = Command::new(context.fixture(program[0]));
+        command.args(&program[1..]);
+        Self::start_command(context, command)
+    }
+
+    fn start_command(context: &Context, mut command: Command) -> Result<Self, String> {
         let (mut master, mut slave) = (-1, -1);
         let size = libc::winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
         // SAFETY: two descriptors to fill in, no name, no settings, and a size that lives across the call.
@@ -39,8 +54,6 @@ impl Session {
         // SAFETY: both descriptors are new, and nobody else's.
         let (master, slave) = unsafe { (File::from_raw_fd(master), OwnedFd::from_raw_fd(slave)) };
         let copy = || slave.try_clone().map_err(|error| error.to_string());
-        let mut command = Command::new(&context.airlock);
-        command.args(["run", "-t"]).arg(context.fixture(program[0])).args(&program[1..]);
         command.stdin(copy()?).stdout(copy()?).stderr(copy()?).env("TERM", "vt100");
         let become_leader = || {
             // SAFETY: setsid(2) takes nothing, and TIOCSCTTY a number.
@@ -49,13 +62,14 @@ impl Session {
         };
         // SAFETY: the closure makes two system calls and nothing else.
         unsafe { command.pre_exec(become_leader) };
+        let before = local_modes(&slave);
         let child = command.spawn().map_err(|error| error.to_string())?;
         let deadline = Instant::now() + Duration::from_secs(20) * context.patience;
-        Ok(Self { master, slave, child, seen: Vec::new(), deadline })
+        Ok(Self { master, slave, child, before, seen: Vec::new(), deadline })
     }
 
     /// Reads until the screen has shown these words.
-    fn expect(&mut self, words: &str) -> Result<(), String> {
+    pub(super) fn expect(&mut self, words: &str) -> Result<(), String> {
         while !self.seen.windows(words.len()).any(|window| window == words.as_bytes()) {
             let mut poll =
                 libc::pollfd { fd: self.master.as_raw_fd(), events: libc::POLLIN, revents: 0 };
@@ -77,22 +91,38 @@ impl Session {
         Ok(())
     }
 
-    fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
+    pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.master.write_all(bytes).map_err(|error| error.to_string())
     }
 
-    /// The local modes of the terminal: whether it echoes, edits lines, and makes signals of keys.
-    fn modes(&self) -> u32 {
-        // SAFETY: all-zero bytes are a valid `termios`, and the call fills it in.
-        let settings = unsafe {
-            let mut settings: libc::termios = mem::zeroed();
-            libc::tcgetattr(self.slave.as_raw_fd(), &raw mut settings);
-            settings
-        };
-        settings.c_lflag
+    /// Gives the terminal's window another size.
+    pub(super) fn resize(&self, rows: u16, columns: u16) {
+        let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // SAFETY: the call reads one size, which lives across it.
+        unsafe { libc::ioctl(self.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
     }
 
-    fn finish(&mut self) -> Result<i32, String> {
+    /// Sends the command a signal.
+    pub(super) fn signal(&self, signal: i32) {
+        // SAFETY: the child has not been waited for, so its number is still its own.
+        unsafe { libc::kill(i32::try_from(self.child.id()).unwrap_or(0), signal) };
+    }
+
+    /// The local modes of the terminal now.
+    pub(super) fn modes(&self) -> u32 {
+        local_modes(&self.slave)
+    }
+
+    /// Waits until the command has the terminal in raw mode: what is typed before that, the host shows.
+    pub(super) fn wait_until_raw(&self) -> Result<(), String> {
+        while self.modes() & libc::ICANON != 0 {
+            ensure(Instant::now() < self.deadline, || "the terminal stays as it was".to_owned())?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(&mut self) -> Result<i32, String> {
         loop {
             if let Some(status) = self.child.try_wait().map_err(|error| error.to_string())? {
                 return Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)));
@@ -108,6 +138,25 @@ impl Session {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Nothing of a test that failed stays behind; both calls do nothing to a child that was waited for.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Whether a terminal echoes, edits lines, and makes signals of keys.
+fn local_modes(terminal: &OwnedFd) -> u32 {
+    // SAFETY: all-zero bytes are a valid `termios`, and the call fills it in.
+    let settings = unsafe {
+        let mut settings: libc::termios = mem::zeroed();
+        libc::tcgetattr(terminal.as_raw_fd(), &raw mut settings);
+        settings
+    };
+    settings.c_lflag
 }
 
 pub(super) fn add(tests: &mut Tests) {
@@ -128,13 +177,11 @@ pub(super) fn add(tests: &mut Tests) {
     });
     tests.add("terminal/lines and their echo", |context| {
         let mut session = Session::start(context, &["busybox", "head", "-n", "1"])?;
-        let before = session.modes();
-        std::thread::sleep(Duration::from_millis(300) * context.patience);
+        let before = session.before;
+        session.wait_until_raw()?;
         session.send(b"wrong\x15typed lime\x7f\x7fne\r")?;
-        // Once by the echo, once by head.
-        session
-            .expect("typed line\r\ntyped line\r\n")
-            .or_else(|_| session.expect("\ntyped line\r\n"))?;
+        // By head: the echo shows the mistakes, too.
+        session.expect("\ntyped line\r\n")?;
         let status = session.finish()?;
         ensure(status == 0 && session.modes() == before, || format!("status {status}"))
     });
@@ -144,7 +191,7 @@ pub(super) fn add(tests: &mut Tests) {
                 format!("terminal/{name} to a program that does '{state}'"),
                 move |context| {
                     let mut session = Session::start(context, &["wait", state])?;
-                    let before = session.modes();
+                    let before = session.before;
                     session.expect("ready")?;
                     session.send(&[key])?;
                     let ended = session.finish()?;
@@ -157,10 +204,9 @@ pub(super) fn add(tests: &mut Tests) {
     for (name, signal) in [("SIGTERM", libc::SIGTERM), ("SIGHUP", libc::SIGHUP)] {
         tests.add(format!("terminal/is as it was after {name}"), move |context| {
             let mut session = Session::start(context, &["wait", "spin"])?;
-            let before = session.modes();
+            let before = session.before;
             session.expect("ready")?;
-            // SAFETY: the child has not been waited for, so its number is still its own.
-            unsafe { libc::kill(i32::try_from(session.child.id()).unwrap_or(0), signal) };
+            session.signal(signal);
             let ended = session.finish()?;
             ensure(ended == 128 + signal, || format!("status {ended}"))?;
             ensure(session.modes() == before, || "the terminal is not as it was".to_owned())

@@ -15,6 +15,8 @@ const BREAKPOINT: u32 = 3;
 const OVERFLOW: u32 = 4;
 const BOUND: u32 = 5;
 const INVALID_OPCODE: u32 = 6;
+const NOT_PRESENT: u32 = 11;
+const STACK_FAULT: u32 = 12;
 const GENERAL_PROTECTION: u32 = 13;
 const PAGE_FAULT: u32 = 14;
 const X87_ERROR: u32 = 16;
@@ -78,6 +80,8 @@ fn program_exception(frame: &mut TrapFrame, vector: u32) {
                 frame.rip += 2;
                 return crate::syscall::int80(frame);
             }
+            // Host B: so does any other `int`, which a gate for ring 0 would refuse.
+            (INVALID_OPCODE, Ok([0xcd, _])) => return signal::fault(frame, Fault::GENERAL),
             // Host B: CPUID faulting is on.
             (GENERAL_PROTECTION, Ok([0x0f, 0xa2])) => {
                 frame.rip += 2;
@@ -99,6 +103,7 @@ fn program_exception(frame: &mut TrapFrame, vector: u32) {
         INVALID_OPCODE => Fault::OPCODE.at(rip),
         X87_ERROR | SIMD_ERROR => Fault::FLOATING_POINT.at(rip),
         ALIGNMENT_CHECK => Fault::ALIGNMENT,
+        NOT_PRESENT | STACK_FAULT => Fault::STACK,
         // #GP and the segment exceptions.
         _ => Fault::GENERAL,
     };

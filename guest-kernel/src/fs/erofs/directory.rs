@@ -26,6 +26,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Whether it is a symbolic link.
+    pub const fn is_link(&self) -> bool {
+        self.kind == 7
+    }
+
     /// The file type as `d_type` has it; 0 ("unknown") for one that does not exist.
     pub fn directory_type(&self) -> u8 {
         const TYPES: [u8; 8] = [0, 8, 4, 2, 6, 1, 12, 10];
@@ -75,9 +80,13 @@ impl Block {
     }
 
     fn entry(&self, index: usize) -> Result<Entry> {
+        self.entry_named(index, self.name(index)?)
+    }
+
+    fn entry_named(&self, index: usize, name: SharedBytes<'static>) -> Result<Entry> {
         let at = index * ENTRY;
         let [kind] = self.bytes.read(at + 10).ok_or(Errno::EUCLEAN)?;
-        Ok(Entry { number: u64_at(self.bytes, at)?, kind, name: self.name(index)? })
+        Ok(Entry { number: u64_at(self.bytes, at)?, kind, name })
     }
 }
 
@@ -113,32 +122,38 @@ impl Inode {
     /// # Errors
     /// ENOENT if there is none, ENOTDIR, EUCLEAN.
     pub fn find(&self, image: &Image, name: &[u8]) -> Result<Entry> {
-        // The last block whose first name is not above the one that is wanted.
-        let (mut low, mut high) = (0, self.directory_blocks()?);
-        let mut found = None;
+        let block = match self.directory_blocks()? {
+            1 => Block::read(image, self, 0)?,
+            blocks => self.find_block(image, blocks, name)?,
+        };
+        let (mut low, mut high) = (0, block.count);
         while low < high {
-            let middle = low + (high - low) / 2;
-            let block = Block::read(image, self, middle)?;
-            match compare(block.name(0)?, name) {
-                Ordering::Equal => return block.entry(0),
-                Ordering::Less => {
-                    low = middle + 1;
-                    found = Some(block);
-                }
-                Ordering::Greater => high = middle,
-            }
-        }
-        let block = found.ok_or(Errno::ENOENT)?;
-        let (mut low, mut high) = (1, block.count);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match compare(block.name(middle)?, name) {
-                Ordering::Equal => return block.entry(middle),
+            let middle = usize::midpoint(low, high);
+            let other = block.name(middle)?;
+            match compare(other, name) {
+                Ordering::Equal => return block.entry_named(middle, other),
                 Ordering::Less => low = middle + 1,
                 Ordering::Greater => high = middle,
             }
         }
         Err(Errno::ENOENT)
+    }
+
+    /// The last block whose first name is not above the one that is wanted.
+    fn find_block(&self, image: &Image, blocks: u64, name: &[u8]) -> Result<Block> {
+        let (mut low, mut high) = (0, blocks);
+        let mut found = None;
+        while low < high {
+            let middle = u64::midpoint(low, high);
+            let block = Block::read(image, self, middle)?;
+            if compare(block.name(0)?, name) == Ordering::Greater {
+                high = middle;
+            } else {
+                low = middle + 1;
+                found = Some(block);
+            }
+        }
+        found.ok_or(Errno::ENOENT)
     }
 
     /// Gives the entries from `position` (0 at first, then what `each` was last given) to `each`,

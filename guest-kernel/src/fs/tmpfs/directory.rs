@@ -17,8 +17,9 @@ const FIRST_POSITION: u64 = 1 << 60;
 const NAME_SIZE: u64 = 256;
 
 enum Entry {
-    /// A file, and where `getdents64` finds the name.
-    File(Inode, u64),
+    /// A file, where `getdents64` finds the name, and whether the image has a file of this name,
+    /// too, which must not appear when this one goes.
+    File(Inode, u64, bool),
     /// The image's file of this name is gone.
     Whiteout,
 }
@@ -75,21 +76,25 @@ impl Directory {
         }
     }
 
-    /// Finds a name.
+    /// Finds a name, and whether it is a symbolic link's.
     ///
     /// # Errors
     /// ENOENT, EUCLEAN.
-    pub fn lookup(&self, file_system: &'static FileSystem, name: &[u8]) -> Result<Inode> {
+    pub fn lookup(&self, file_system: &'static FileSystem, name: &[u8]) -> Result<(Inode, bool)> {
         match self.names.get(name) {
-            Some(Entry::File(inode, _)) => Ok(inode.clone()),
+            Some(Entry::File(inode, ..)) => Ok((inode.clone(), inode.is_link()?)),
             Some(Entry::Whiteout) => Err(Errno::ENOENT),
-            None => Ok(Inode::Image(file_system, self.lookup_lower(name)?)),
+            None => {
+                let (image, inode) = self.lower.as_ref().ok_or(Errno::ENOENT)?;
+                let entry = inode.find(image, name)?;
+                Ok((Inode::Image(file_system, entry.number), entry.is_link()))
+            }
         }
     }
 
-    fn lookup_lower(&self, name: &[u8]) -> Result<u64> {
-        let (image, inode) = self.lower.as_ref().ok_or(Errno::ENOENT)?;
-        inode.find(image, name).map(|entry| entry.number)
+    /// Whether a name was added that was not there before: what the image has does not change.
+    pub fn has_added(&self, name: &[u8]) -> bool {
+        matches!(self.names.get(name), Some(Entry::File(..)))
     }
 
     /// Gives a name that does not exist to a file.
@@ -97,12 +102,17 @@ impl Directory {
     /// # Errors
     /// ENOSPC, ENAMETOOLONG.
     pub fn insert(&mut self, name: &[u8], inode: Inode) -> Result<()> {
+        let covers = matches!(self.names.get(name), Some(Entry::Whiteout));
+        self.add(name, inode, covers)
+    }
+
+    fn add(&mut self, name: &[u8], inode: Inode, covers: bool) -> Result<()> {
         let name = shared_name(name)?;
         self.usage.charge(NAME_SIZE)?;
         let position = self.next;
         self.next += 1;
         self.order.insert(position, name.clone());
-        self.names.insert(name, Entry::File(inode, position));
+        self.names.insert(name, Entry::File(inode, position, covers));
         Ok(())
     }
 
@@ -111,11 +121,12 @@ impl Directory {
     /// # Errors
     /// ENOSPC, ENAMETOOLONG.
     pub fn replace(&mut self, name: &[u8], inode: Inode) -> Result<()> {
-        if let Some(Entry::File(old, _)) = self.names.get_mut(name) {
+        if let Some(Entry::File(old, ..)) = self.names.get_mut(name) {
             *old = inode;
             return Ok(());
         }
-        self.insert(name, inode)
+        // The name is the image's.
+        self.add(name, inode, true)
     }
 
     /// Removes a name that exists.
@@ -123,17 +134,13 @@ impl Directory {
     /// # Errors
     /// ENAMETOOLONG.
     pub fn remove(&mut self, name: &[u8]) -> Result<()> {
-        let in_image = self.lookup_lower(name).is_ok();
-        if in_image && !self.names.contains_key(name) {
-            self.names.insert(shared_name(name)?, Entry::Whiteout);
-            return Ok(());
-        }
-        let removed = if in_image {
-            self.names.get_mut(name).map(|entry| core::mem::replace(entry, Entry::Whiteout))
-        } else {
-            self.names.remove(name)
+        let removed = match self.names.get_mut(name) {
+            Some(Entry::File(_, _, false)) => self.names.remove(name),
+            Some(entry) => Some(core::mem::replace(entry, Entry::Whiteout)),
+            // The name is the image's.
+            None => self.names.insert(shared_name(name)?, Entry::Whiteout),
         };
-        if let Some(Entry::File(_, position)) = removed {
+        if let Some(Entry::File(_, position, _)) = removed {
             self.order.remove(&position);
             self.usage.release(NAME_SIZE);
         }
@@ -186,7 +193,7 @@ impl Directory {
             }
         }
         for (&at, name) in self.order.range((Bound::Included(position), Bound::Unbounded)) {
-            let Some(Entry::File(inode, _)) = self.names.get(name) else { continue };
+            let Some(Entry::File(inode, ..)) = self.names.get(name) else { continue };
             let listed =
                 Listed { name, number: inode.number(), kind: super::entry_type(inode.mode()?) };
             if !each(&listed, at + 1) {

@@ -11,6 +11,7 @@ mod tests;
 
 use std::io;
 use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
 
 use airlock_abi::console::{
     CONTROL_RECEIVE_QUEUE, CONTROL_TRANSMIT_QUEUE, F_RESULT, PORT_SIGNALS, PORT_STDERR, PORT_STDIN,
@@ -36,6 +37,8 @@ const RESULT_SIZE: u32 = 8;
 const TURN_BUFFERS: usize = 64;
 /// How many bytes of a queue are moved before others get their turn.
 const TURN_BYTES: u64 = 4 << 20;
+/// How long a signal may wait for the driver; after that the next one ends the machine.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(1);
 /// The longest buffer that the control and trace ports take.
 const MAX_MESSAGE: usize = 64 << 10;
 
@@ -96,10 +99,21 @@ pub struct Files {
     pub trace: Option<Box<dyn TraceSink>>,
 }
 
+/// Signals on their way to the program.
+#[derive(Debug, Default)]
+struct Signals {
+    /// The driver has asked for signals before, so it will again.
+    wanted: bool,
+    /// Numbers that wait for a buffer, each once, and since when the oldest does.
+    pending: Vec<u8>,
+    since: Option<Instant>,
+}
+
 /// The device.
 pub struct Console {
     ports: [Port; PORTS as usize],
     control: Control,
+    signals: Signals,
     results: bool,
     columns: u16,
     rows: u16,
@@ -159,30 +173,57 @@ impl Console {
         }
         set(PORT_TRACE, Source::None, Sink::Trace(files.trace));
         set(PORT_SIGNALS, Source::Signals, Sink::None);
-        Self { ports, control: Control::default(), results: false, columns: 0, rows: 0 }
+        Self {
+            ports,
+            control: Control::default(),
+            signals: Signals::default(),
+            results: false,
+            columns: 0,
+            rows: 0,
+        }
     }
 
-    /// The user sent a signal; says whether the program can be told.
+    /// The user sent a signal; says whether the program will be told.
     ///
     /// # Errors
     ///
     /// When the driver broke the queue.
     pub fn signal(&mut self, number: u8, queues: &mut Queues<'_>) -> Result<bool, QueueError> {
+        let signals = &mut self.signals;
+        if signals.since.is_some_and(|since| since.elapsed() > SIGNAL_PATIENCE) {
+            return Ok(false);
+        }
+        if !signals.pending.contains(&number) {
+            signals.pending.push(number);
+        }
+        self.deliver_signals(queues)?;
+        Ok(self.signals.wanted)
+    }
+
+    /// Gives the driver signals that wait, as far as it has posted buffers.
+    fn deliver_signals(&mut self, queues: &mut Queues<'_>) -> Result<(), QueueError> {
         let queue = receive_queue(PORT_SIGNALS) as usize;
-        let port = &mut self.ports[PORT_SIGNALS as usize];
-        let chain = match port.receiving.take() {
-            Some(chain) => Some(chain),
-            None => queues.pop(queue)?,
-        };
-        let Some(chain) = chain else { return Ok(false) };
-        let data = match split_result(&chain.writable) {
-            Some((_, data)) if self.results => data,
-            _ => &chain.writable,
-        };
-        let stored = queues.memory.store(data, &[number]).unwrap_or(0);
-        let length = finish(queues, &chain, self.results, i64::from(stored), stored);
-        queues.push(queue, chain.head, length)?;
-        Ok(stored == 1)
+        while let Some(number) = self.signals.pending.first().copied() {
+            let Some(chain) = queues.pop(queue)? else { break };
+            let data = match split_result(&chain.writable) {
+                Some((_, data)) if self.results => data,
+                _ => &chain.writable,
+            };
+            let stored = queues.memory.store(data, &[number]).unwrap_or(0);
+            let length = finish(queues, &chain, self.results, i64::from(stored), stored);
+            queues.push(queue, chain.head, length)?;
+            self.signals.wanted = true;
+            if stored == 1 {
+                self.signals.pending.remove(0);
+            }
+            self.signals.since = None;
+        }
+        if self.signals.pending.is_empty() {
+            self.signals.since = None;
+        } else if self.signals.since.is_none() {
+            self.signals.since = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// The terminal has this size; says whether that is news.
@@ -210,13 +251,15 @@ impl Console {
         queue: usize,
         queues: &mut Queues<'_>,
     ) -> Result<Progress, QueueError> {
+        if matches!(self.ports[index].source, Source::Signals) {
+            // Signals come when they come; their buffer stays in the ring until then.
+            return self.deliver_signals(queues).map(|()| Progress::Done);
+        }
         let port = &mut self.ports[index];
         port.awaits_input = false;
         for _ in 0..TURN_BUFFERS {
             let chain = match port.receiving.take() {
                 Some(chain) => chain,
-                // Signals come when they come; their buffer stays in the ring until then.
-                None if matches!(port.source, Source::Signals) => return Ok(Progress::Done),
                 None => match queues.pop(queue)? {
                     Some(chain) => chain,
                     None => return Ok(Progress::Done),
@@ -374,6 +417,7 @@ impl Device for Console {
 
     fn reset(&mut self) {
         self.results = false;
+        self.signals = Signals::default();
         self.control.reset();
         for port in &mut self.ports {
             port.receiving = None;
