@@ -150,6 +150,7 @@ mod hardware {
 
     /// What a secondary vCPU does.
     pub fn secondary() -> ! {
+        crate::boot::enable_features_on_secondary();
         apic::enable();
         RUNNING.fetch_add(1, Ordering::AcqRel);
         loop {

@@ -155,6 +155,13 @@ pub struct AlternateStack {
     pub size: u64,
 }
 
+impl AlternateStack {
+    /// Whether a program with this RSP runs on the stack.
+    pub fn contains(&self, rsp: u64) -> bool {
+        self.flags & STACK_DISABLED == 0 && rsp > self.start && rsp - self.start <= self.size
+    }
+}
+
 /// `SS_DISABLE`.
 pub const STACK_DISABLED: u32 = 2;
 

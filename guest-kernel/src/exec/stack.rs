@@ -228,6 +228,7 @@ pub fn fill(
         unsafe { core::slice::from_raw_parts(words.as_ptr().cast::<u8>(), words.len() * 8) };
     pages.write(rsp, bytes)?;
     pages.install(space)?;
+    space.extend_stack(rsp - INITIAL / 2);
     layout.stack_start = rsp;
     space.set_layout(*layout);
     Ok(rsp)

@@ -421,6 +421,9 @@ impl Inode {
     /// # Errors
     /// EPERM for what is not stored, ENOSPC.
     pub fn set_permissions(&self, mode: u32) -> Result<()> {
+        if let Self::Stream(stream) = self {
+            return stream.set_permissions(mode & PERMISSIONS);
+        }
         self.node()?.set_permissions(mode & PERMISSIONS);
         Ok(())
     }

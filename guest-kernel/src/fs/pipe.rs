@@ -15,7 +15,7 @@ use crate::sched::WaitQueue;
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::ioctl::FIONREAD;
 
 /// Writes of up to so many bytes are not mixed with others.
@@ -50,6 +50,8 @@ pub struct Pipe {
     writers: WaitQueue,
     number: u64,
     born: Timestamp,
+    /// Permission bits, for a pipe without a name.
+    permissions: AtomicU32,
 }
 
 /// What an open file does with a pipe.
@@ -133,6 +135,7 @@ impl Pipe {
             writers: WaitQueue::new(),
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             born: now(),
+            permissions: AtomicU32::new(0o600),
         })
     }
 
@@ -397,13 +400,18 @@ impl Stream for End {
         Metadata {
             device: devices::PIPE,
             number: self.pipe.number,
-            mode: S_IFIFO | 0o600,
+            mode: S_IFIFO | self.pipe.permissions.load(Ordering::Relaxed),
             links: 1,
             accessed: self.pipe.born,
             modified: self.pipe.born,
             changed: self.pipe.born,
             ..Metadata::default()
         }
+    }
+
+    fn set_permissions(&self, mode: u32) -> Result<()> {
+        self.pipe.permissions.store(mode, Ordering::Relaxed);
+        Ok(())
     }
 
     fn name(&self) -> Vec<u8> {

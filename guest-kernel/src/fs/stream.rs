@@ -76,6 +76,14 @@ pub trait Stream: Send + Sync {
         Metadata::default()
     }
 
+    /// `fchmod(2)`, for a stream that has no name in the tree.
+    ///
+    /// # Errors
+    /// EPERM if it has no permissions of its own.
+    fn set_permissions(&self, _mode: u32) -> Result<()> {
+        Err(Errno::EPERM)
+    }
+
     /// What /proc/self/fd/N shows, for a stream that has no name in the tree.
     fn name(&self) -> Vec<u8> {
         Vec::new()

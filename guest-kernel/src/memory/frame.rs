@@ -1,7 +1,7 @@
 //! Physical frames: who has one, and which are still the zeroes that the VMM started with.
 //!
 //! RAM that no one has written is zero, and clearing a page is the dearest thing that interpreted
-//! ring 0 does (142 us, see `docs/architecture.md`). So frames are handed out from the untouched end
+//! ring 0 does (142 us a page). So frames are handed out from the untouched end
 //! of RAM first where that matters, and a frame that was used and freed goes on a list of its
 //! own, linked through the frames themselves.
 //!

@@ -135,6 +135,17 @@ impl AddressSpace {
         self.inner.lock().layout = layout;
     }
 
+    /// Makes the stack reach down to `address` at least, as far as it may grow.
+    pub fn extend_stack(&self, address: u64) {
+        let mut inner = self.inner.lock();
+        let page = page_floor(address).max(inner.layout.stack_limit);
+        if let Some((area, _)) = inner.areas.find_above(page)
+            && matches!(area.label, Label::Stack)
+        {
+            area.start = area.start.min(page);
+        }
+    }
+
     /// `RLIMIT_STACK` changed: how far the stack may grow.
     pub fn set_stack_size(&self, size: u64) {
         let mut inner = self.inner.lock();

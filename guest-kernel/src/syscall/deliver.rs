@@ -177,10 +177,6 @@ fn restart_call(frame: &mut TrapFrame, taken: Action) {
     frame.rip -= 2;
 }
 
-fn is_on_stack(stack: &AlternateStack, rsp: u64) -> bool {
-    stack.flags & STACK_DISABLED == 0 && rsp > stack.start && rsp - stack.start <= stack.size
-}
-
 /// Calls a handler.
 fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Result<()> {
     let process = current();
@@ -194,7 +190,7 @@ fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Resul
     let mut top = frame.rsp.wrapping_sub(RED_ZONE);
     if taken.flags & action::ONSTACK != 0
         && stack.flags & STACK_DISABLED == 0
-        && !is_on_stack(&stack, frame.rsp)
+        && !stack.contains(frame.rsp)
     {
         top = stack.start.wrapping_add(stack.size);
     }
@@ -294,7 +290,7 @@ fn restore(frame: &mut TrapFrame) -> Result<()> {
         let process = current();
         let mut signals = process.signals.lock();
         signals.mask = content.mask & !crate::signal::UNBLOCKABLE;
-        if !is_on_stack(&signals.stack, context.rsp) {
+        if !signals.stack.contains(context.rsp) {
             signals.stack = AlternateStack { padding: 0, ..content.stack };
         }
     }

@@ -13,9 +13,9 @@ use linux_raw_sys::general::{
     MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
     MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
     MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_32BIT,
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
-    MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE,
-    MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE,
+    MAP_SHARED, MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC,
+    MS_INVALIDATE, MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
 };
 
 /// Bits of `PROT_*` that mean rights; others (`PROT_GROWSDOWN`...) are not offered.
@@ -41,6 +41,15 @@ impl PageSource for SharedMemory {
     }
 }
 
+/// Whether the file is /dev/zero: mapping it is another way to ask for anonymous memory (zero(4)).
+fn maps_as_anonymous(fd: Fd) -> Result<bool> {
+    /// `makedev(1, 5)`.
+    const ZERO: u64 = 1 << 8 | 5;
+    let process = current();
+    let file = process.files().lock().get(fd.0)?;
+    Ok(file.as_stream().is_some() && file.metadata()?.special == ZERO)
+}
+
 /// `mmap(2)`.
 ///
 /// # Errors
@@ -58,6 +67,10 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
         MAP_SHARED | MAP_SHARED_VALIDATE => true,
         _ => return Err(Errno::EINVAL),
     };
+    if flags & MAP_HUGETLB != 0 {
+        // There is no pool of huge pages, as on a Linux where nobody has made one.
+        return Err(Errno::ENOMEM);
+    }
     let placement = if flags & MAP_FIXED_NOREPLACE != 0 {
         Placement::FixedNoReplace(address)
     } else if flags & MAP_FIXED != 0 {
@@ -68,7 +81,8 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
         Placement::Hint(address)
     };
     let process = current();
-    let (backing, label, allowed) = if flags & MAP_ANONYMOUS != 0 {
+    let zeroes = flags & MAP_ANONYMOUS == 0 && maps_as_anonymous(fd)?;
+    let (backing, label, allowed) = if flags & MAP_ANONYMOUS != 0 || zeroes {
         let backing = if shared {
             let memory = SharedMemory(SpinLock::new(BTreeMap::new()));
             Backing::Object { source: Arc::new(memory), first_page: 0 }

@@ -119,8 +119,15 @@ pub fn rt_sigpending(set: UserPtr<u64>, size: usize) -> Result<()> {
 pub fn sigaltstack(new: UserPtr<AlternateStack>, old: UserPtr<AlternateStack>) -> Result<()> {
     let set = new.non_null().map(UserPtr::read).transpose()?;
     let process = current();
-    let before = process.signals.lock().stack;
+    let mut before = process.signals.lock().stack;
+    let on_it = before.contains(crate::arch::cpu::program_rsp());
+    if on_it {
+        before.flags |= SS_ONSTACK;
+    }
     if let Some(stack) = set {
+        if on_it {
+            return Err(Errno::EPERM);
+        }
         let checked = match stack.flags {
             STACK_DISABLED => {
                 AlternateStack { start: 0, flags: STACK_DISABLED, padding: 0, size: 0 }

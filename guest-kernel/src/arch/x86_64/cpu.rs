@@ -1,6 +1,6 @@
 //! One vCPU: its control registers, model-specific registers, and the block that GS points to.
 
-use super::frame::selector;
+use super::frame::{TrapFrame, selector};
 use crate::sync::SpinLock;
 use airlock_abi::boot::CpuidLeaf;
 use core::arch::asm;
@@ -351,6 +351,26 @@ pub unsafe fn write_xcr0(value: u64) {
     let [low, high] = halves(value);
     // SAFETY: by the contract.
     unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack)) };
+}
+
+/// Reads which state components of XSAVE are on.
+///
+/// # Safety
+/// CR4.OSXSAVE is set.
+pub unsafe fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: by the contract.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// The program's RSP when it entered the kernel with a system call, an exception or an interrupt.
+pub fn program_rsp() -> u64 {
+    let top = Cpu::current().stack_top.load(Ordering::Relaxed);
+    let frame = core::ptr::with_exposed_provenance::<TrapFrame>(crate::memory::usize_from(top))
+        .wrapping_sub(1);
+    // SAFETY: the program's registers lie at the top of the stack while it is in the kernel.
+    unsafe { (*frame).rsp }
 }
 
 /// Address of the page fault that is being handled.

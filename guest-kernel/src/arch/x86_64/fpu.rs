@@ -27,6 +27,11 @@ static SIZE: AtomicUsize = AtomicUsize::new(LEGACY);
 pub unsafe fn enable_xsave(components: u64) {
     // SAFETY: by the contract.
     unsafe { cpu::write_xcr0(components) };
+    // QEMU's emulation of SVM does not tell KVM of XSETBV: what is not really on must not be relied on.
+    // SAFETY: CR4.OSXSAVE is set.
+    if unsafe { cpu::read_xcr0() } != components {
+        return;
+    }
     // EBX: the size that the components in XCR0 need; only the instruction itself knows XCR0.
     let size = core::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize;
     if size <= crate::memory::PAGE_SIZE {

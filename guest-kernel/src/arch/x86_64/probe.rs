@@ -105,6 +105,7 @@ fn enable_smap() {
 fn start_program() -> ! {
     // SAFETY: one of the two entries.
     unsafe { cpu::set_syscall_target(syscall_target()) };
+    crate::sched::start_secondaries(crate::boot::cpus());
     let frame = *crate::sched::current_start_frame().lock();
     // SAFETY: a complete ring 3 state, made by `exec`.
     unsafe { entry::return_to_user(&raw const frame) }

@@ -7,6 +7,7 @@ use crate::memory::space::Access;
 use crate::memory::{USER_END, UserPtr};
 use crate::signal::{self, Fault};
 use airlock_abi::layout::IRQ_VECTOR_BASE;
+use core::sync::atomic::Ordering;
 
 // Vectors (SDM volume 3, table 6-1).
 const DIVIDE_ERROR: u32 = 0;
@@ -27,6 +28,7 @@ const INT80: u32 = 0x80;
 
 // Page-fault error code (SDM volume 3, figure 4-12).
 const CODE_WRITE: u64 = 1 << 1;
+const CODE_USER: u64 = 1 << 2;
 const CODE_FETCH: u64 = 1 << 4;
 
 /// Called by entry code for every vector but NMI, #DF and #MC.
@@ -59,13 +61,19 @@ fn page_fault(frame: &mut TrapFrame) {
     if !user && fixup.is_none() {
         panic!("page fault at {address:#x}, code {:#x}, rip {:#x}", frame.code, frame.rip);
     }
-    let result = if address < USER_END {
+    let result = if user && frame.code & CODE_USER == 0 {
+        // An instruction of the program, but an access with the rights of ring 0: QEMU reads the stack
+        // of an IRET to ring 0 so, and no mapping would satisfy it.
+        Err(Fault::GENERAL)
+    } else if address < USER_END {
         crate::process::current().memory().fault(address, access, frame.rsp)
     } else {
         Err(Fault::UNMAPPED)
     };
     match (result, fixup) {
-        (Ok(()), _) => {}
+        (Ok(()), _) => {
+            crate::process::current().minor_faults.fetch_add(1, Ordering::Relaxed);
+        }
         (Err(_), Some(target)) => frame.rip = target,
         (Err(fault), None) => signal::fault(frame, fault.at(address)),
     }
