@@ -110,11 +110,7 @@ extern "C" fn start_pvh(start_info: u64) -> ! {
     init_first();
     // SAFETY: the address is what the PVH protocol put in EBX.
     let info = unsafe { boot::pvh::boot_info(start_info, kernel_end()) };
-    // SAFETY: no device has been given an interrupt yet; the bit exists on every machine with one.
-    unsafe {
-        let base = cpu::read_msr(cpu::msr::APIC_BASE);
-        cpu::write_msr(cpu::msr::APIC_BASE, base | 3 << 10);
-    }
+    super::apic::choose_mode();
     boot::start(info)
 }
 
