@@ -14,7 +14,14 @@ pub(super) fn add(tests: &mut Tests, context: &Context) -> Result<(), String> {
     for way in ways.lines() {
         let way = way.to_owned();
         tests.add(format!("faults/{way}"), move |context| {
-            let run = program(context).args([&way]).compare(context)?;
+            let program = program(context).args([&way]);
+            if way.ends_with("_to_kernel") && program.run_on_host(context)?.status == 137 {
+                // QEMU reads the stack of such a return with the rights of ring 0, which SMAP forbids:
+                // an emulated host's own Linux kills the program for that.
+                let run = program.run_in_guest(context)?;
+                return ensure(run.status == 139, || format!("{run:?}"));
+            }
+            let run = program.compare(context)?;
             ensure(run.stdout.starts_with(way.as_bytes()), || format!("{run:?}"))
         });
     }

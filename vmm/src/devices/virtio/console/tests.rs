@@ -245,12 +245,18 @@ fn signals_need_a_posted_buffer() {
         });
         delivered.expect("rings that work")
     };
-    assert!(!deliver(&mut driver, 2));
+    assert!(!deliver(&mut driver, 2), "nobody has asked: the machine ends");
+    let (mut driver, _host) = fast();
     receive(&mut driver, PORT_SIGNALS, 1);
     assert_eq!(result(&driver), i64::MIN, "it waits");
     assert!(deliver(&mut driver, 2));
     assert_eq!((result(&driver), driver.load::<u8>(DATA), driver.interrupts.take()), (1, 2, 1));
-    assert!(!deliver(&mut driver, 2), "one buffer, one signal");
+    assert!(deliver(&mut driver, 3), "the next one waits for a buffer");
+    assert_eq!(
+        (driver.load::<u8>(DATA), driver.interrupts.take()),
+        (2, 0),
+        "one buffer, one signal"
+    );
 }
 
 #[test]
