@@ -63,7 +63,8 @@ pub fn wait<T>(
             if now >= deadline {
                 return Ok(None);
             }
-            crate::arch::apic::set_timer(deadline - now);
+            let first = crate::time::timers::next().map_or(deadline, |next| next.min(deadline));
+            crate::arch::apic::set_timer(first.saturating_sub(now).max(1));
         }
         let start = crate::time::monotonic_ns();
         crate::arch::cpu::wait_for_interrupt();
@@ -101,6 +102,7 @@ mod hardware {
     use crate::arch::{TrapFrame, apic};
     use crate::memory::frame::{self, Content};
     use crate::sync::SpinLock;
+    use crate::time::timers;
     use airlock_abi::layout::CPU_START_PORT;
     use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -158,6 +160,11 @@ mod hardware {
         }
     }
 
-    /// The local timer fired: whoever waits looks at the clock.
-    pub fn timer() {}
+    /// The local timer fired: whoever waits looks at the clock, and what the time has come for happens.
+    pub fn timer() {
+        if timers::next().is_some() {
+            timers::run_expired(crate::time::monotonic_ns());
+            timers::program();
+        }
+    }
 }

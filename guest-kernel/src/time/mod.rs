@@ -5,9 +5,11 @@
 //! * [`vdso`]: the code with which they do
 //! * [`clock`]: the clocks by their ids
 //! * [`timespec`]: times as programs write them
+//! * [`timers`]: what shall happen at a time
 //! * [`usage`]: CPU time
 
 pub mod clock;
+pub mod timers;
 pub mod timespec;
 pub mod tsc;
 pub mod usage;
