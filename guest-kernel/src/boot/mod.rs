@@ -10,7 +10,7 @@ use crate::exec::{Entropy, Executable, elf, stack};
 use crate::memory::areas::{Area, Backing, FileLabel, Label, Protection};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
-use crate::process::{self, Process, Program};
+use crate::process::{self, Program};
 use crate::{drivers, fs, log, random, time};
 use airlock_abi::boot::{BootInfo, CpuidLeaf, Range, flags};
 use airlock_abi::exit::Exit;
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Slots of the page table root that the kernel occupies; see the linker script.
-const KERNEL_SLOTS: [usize; 3] = [256, 510, 511];
+pub const KERNEL_SLOTS: [usize; 3] = [256, 510, 511];
 
 static CPUS: AtomicU64 = AtomicU64::new(1);
 /// Bits of [`flags`] that the VMM set.
@@ -33,6 +33,14 @@ pub fn has_flag(flag: u64) -> bool {
 /// vCPUs that the machine has.
 pub fn cpus() -> u64 {
     CPUS.load(Ordering::Relaxed)
+}
+
+/// AT_HWCAP and AT_HWCAP2 for programs.
+static HWCAP: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// AT_HWCAP and AT_HWCAP2 for programs.
+pub fn hardware_capabilities() -> (u64, u64) {
+    (HWCAP[0].load(Ordering::Relaxed), HWCAP[1].load(Ordering::Relaxed))
 }
 
 /// A program's half of CR4 and what programs are told of the processor.
@@ -124,6 +132,8 @@ pub fn start(info: &'static BootInfo) -> ! {
     }
     apic::enable();
     let features = enable_features();
+    HWCAP[0].store(features.hwcap, Ordering::Relaxed);
+    HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
     fs::services::install(&drivers::FILE_SERVICES);
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
     match start_program(info, &features) {
@@ -157,7 +167,19 @@ fn image_address<T>(pointer: *const T) -> PhysAddr {
     PhysAddr(pointer.expose_provenance() as u64 - IMAGE_OFFSET)
 }
 
-fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> Result<u64> {
+/// Guest-physical address of the page table root that is linked in.
+pub fn kernel_root() -> PhysAddr {
+    unsafe extern "C" {
+        static kernel_pml4: u8;
+    }
+    image_address(&raw const kernel_pml4)
+}
+
+/// Maps the vDSO and its data above the stack, if there is room; returns the address of its header.
+///
+/// # Errors
+/// ENOMEM.
+pub fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> Result<u64> {
     // Above the stack if there is room in the same page table, as on Linux; it saves a frame, too.
     const SPAN: u64 = 512 * PAGE;
     let room = (stack_top | (SPAN - 1)).saturating_sub(stack_top + 3 * PAGE) / PAGE;
@@ -176,9 +198,6 @@ fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> 
 }
 
 fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, u64)> {
-    unsafe extern "C" {
-        static kernel_pml4: u8;
-    }
     let image = PhysAddr(info.root_image.start);
     // SAFETY: the root image stays mapped, read-only, as long as the machine runs.
     let image_bytes =
@@ -222,7 +241,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         }),
         source: file,
     };
-    let space = AddressSpace::new(image_address(&raw const kernel_pml4), &KERNEL_SLOTS)?;
+    let space = AddressSpace::new(kernel_root(), &KERNEL_SLOTS)?;
     let mut layout = stack::place(&space, &mut entropy)?;
     let vdso = map_vdso(&space, layout.stack_start, &mut entropy)?;
     let loaded = elf::load(&space, &executable, &mut entropy)?;
@@ -253,18 +272,15 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
     let space = Arc::new(space);
     // SAFETY: the root maps the kernel; the process keeps the space.
-    unsafe { cpu::write_cr3(space.root().0) };
-    process::adopt(Process::first(process::New {
+    unsafe { cpu::Cpu::current().set_root(space.root()) };
+    process::start_first(process::First {
         memory: space,
         files,
         fs: context,
-        program: Program {
-            name: name[..name.len().min(15)].to_vec(),
-            path: path.to_vec(),
-            auxiliary: (0, 0),
-        },
+        program: Program { path: path.to_vec(), auxiliary: (0, 0) },
+        name: name.to_vec(),
         start_ns: time::monotonic_ns(),
-    }));
+    });
     let frame = TrapFrame {
         rip: loaded.entry,
         cs: selector::USER_CODE.into(),

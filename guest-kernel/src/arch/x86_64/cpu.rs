@@ -1,6 +1,8 @@
 //! One vCPU: its control registers, model-specific registers, and the block that GS points to.
 
 use super::frame::{TrapFrame, selector};
+use crate::memory::PhysAddr;
+use crate::process::Thread;
 use crate::sync::SpinLock;
 use airlock_abi::boot::CpuidLeaf;
 use core::arch::asm;
@@ -110,8 +112,14 @@ pub struct Cpu {
     pub(super) syscall_faults: AtomicBool,
     /// Number of this vCPU, also its APIC id.
     index: AtomicU32,
-    /// The thread that runs, for `sched`.
-    pub thread: AtomicPtr<()>,
+    /// The thread that runs; the vCPU holds a reference to it.
+    pub thread: AtomicPtr<Thread>,
+    /// Whether another thread shall have its turn.
+    switch: AtomicBool,
+    /// Whether the callee-saved registers of the program are in its frame already; see `entry`.
+    pub(super) complete: AtomicBool,
+    /// What CR3 holds.
+    root: AtomicU64,
     gdt: [u64; 10],
     tss: TaskState,
     stacks: [InterruptStack; INTERRUPT_STACKS],
@@ -140,6 +148,9 @@ impl Cpu {
             syscall_faults: AtomicBool::new(false),
             index: AtomicU32::new(0),
             thread: AtomicPtr::new(core::ptr::null_mut()),
+            switch: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
+            root: AtomicU64::new(0),
             gdt: GDT,
             tss: TaskState {
                 reserved: 0,
@@ -183,6 +194,38 @@ impl Cpu {
     /// Begins the work that was asked for; more may be asked for meanwhile.
     pub fn take_work(&self) {
         self.work.store(false, Ordering::Relaxed);
+    }
+
+    /// Asks for a turn of another thread, on the way back to ring 3.
+    pub fn request_switch(&self) {
+        self.switch.store(true, Ordering::Relaxed);
+        self.request_work();
+    }
+
+    /// Whether that was asked for.
+    pub fn take_switch(&self) -> bool {
+        self.switch.load(Ordering::Relaxed) && self.switch.swap(false, Ordering::Relaxed)
+    }
+
+    /// What CR3 holds (guest-physical).
+    pub fn root(&self) -> PhysAddr {
+        PhysAddr(self.root.load(Ordering::Relaxed))
+    }
+
+    /// Switches to another address space.
+    ///
+    /// # Safety
+    /// As for [`write_cr3`].
+    pub unsafe fn set_root(&self, root: PhysAddr) {
+        self.root.store(root.0, Ordering::Relaxed);
+        // SAFETY: by the contract.
+        unsafe { write_cr3(root.0) };
+    }
+
+    /// The next system call is handled by a function that was called from Rust: the program's frame is
+    /// complete.
+    pub fn set_frame_complete(&self) {
+        self.complete.store(true, Ordering::Relaxed);
     }
 
     /// Sends the way back to the program through the slow path, once.
@@ -364,13 +407,24 @@ pub unsafe fn read_xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// The block of a vCPU that has started.
+pub fn by_index(index: u32) -> &'static Cpu {
+    let cpu = CPUS[index as usize].load(Ordering::Acquire);
+    // SAFETY: blocks are never freed, and whoever knows the index knows that the vCPU has started.
+    unsafe { &*cpu }
+}
+
+/// The program's registers when it entered the kernel, at the top of the running thread's stack.
+pub fn program_frame() -> *mut TrapFrame {
+    let top = Cpu::current().stack_top.load(Ordering::Relaxed);
+    core::ptr::with_exposed_provenance_mut::<TrapFrame>(crate::memory::usize_from(top))
+        .wrapping_sub(1)
+}
+
 /// The program's RSP when it entered the kernel with a system call, an exception or an interrupt.
 pub fn program_rsp() -> u64 {
-    let top = Cpu::current().stack_top.load(Ordering::Relaxed);
-    let frame = core::ptr::with_exposed_provenance::<TrapFrame>(crate::memory::usize_from(top))
-        .wrapping_sub(1);
     // SAFETY: the program's registers lie at the top of the stack while it is in the kernel.
-    unsafe { (*frame).rsp }
+    unsafe { (*program_frame()).rsp }
 }
 
 /// Address of the page fault that is being handled.
@@ -394,6 +448,13 @@ pub unsafe fn write_cr3(root: u64) {
 pub fn flush_page(address: u64) {
     // SAFETY: forgetting a translation is always sound.
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
+}
+
+/// Forgets all translations of programs' pages on this vCPU.
+pub fn flush_all() {
+    // SAFETY: loading the same root again changes nothing else; the kernel's own pages are the same
+    // in every root.
+    unsafe { asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags)) };
 }
 
 /// Time stamp counter.

@@ -68,16 +68,21 @@ impl State {
     /// ENOMEM.
     pub fn save() -> crate::errno::Result<Self> {
         let state = Self::new()?;
+        state.save_again();
+        Ok(state)
+    }
+
+    /// Overwrites the copy with the state that is in the registers.
+    pub fn save_again(&self) {
         let [low, high] = halves(components());
         // SAFETY: the frame is aligned to 64 bytes, holds any state that fits a page, and is ours.
         unsafe {
             if components() == 0 {
-                asm!("fxsave64 [{}]", in(reg) state.0.as_ptr(), options(nostack));
+                asm!("fxsave64 [{}]", in(reg) self.0.as_ptr(), options(nostack));
             } else {
-                asm!("xsave64 [{}]", in(reg) state.0.as_ptr(), in("eax") low, in("edx") high, options(nostack));
+                asm!("xsave64 [{}]", in(reg) self.0.as_ptr(), in("eax") low, in("edx") high, options(nostack));
             }
         }
-        Ok(state)
     }
 
     /// Puts the state into the registers, after making it one that the processor accepts.
@@ -144,3 +149,28 @@ fn mxcsr_mask() -> u32 {
     MASK.store(mask.into(), Ordering::Relaxed);
     mask
 }
+
+/// Puts the state into the registers that a program starts with.
+pub fn reset() {
+    #[repr(C, align(64))]
+    struct Initial([u8; LEGACY + HEADER]);
+    let mut area = Initial([0; LEGACY + HEADER]);
+    area.0[..2].copy_from_slice(&INITIAL_CONTROL);
+    area.0[MXCSR..MXCSR + 4].copy_from_slice(&INITIAL_MXCSR);
+    let [low, high] = halves(components());
+    // SAFETY: the area is aligned; with XSAVE, its header names no component, so that all others
+    // become what they are after a reset, and MXCSR comes from the legacy region.
+    unsafe {
+        if components() == 0 {
+            asm!("fxrstor64 [{}]", in(reg) &raw const area, options(nostack, readonly));
+        } else {
+            area.0[LEGACY] = 3;
+            asm!("xrstor64 [{}]", in(reg) &raw const area, in("eax") low, in("edx") high, options(nostack, readonly));
+        }
+    }
+}
+
+/// x87 control word and MXCSR of a new program (System V ABI, AMD64 supplement, section 3.4.1).
+pub const INITIAL_CONTROL: [u8; 2] = 0x37f_u16.to_le_bytes();
+/// See [`INITIAL_CONTROL`].
+pub const INITIAL_MXCSR: [u8; 4] = 0x1f80_u32.to_le_bytes();

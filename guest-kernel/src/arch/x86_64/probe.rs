@@ -45,7 +45,7 @@ pub fn probe_target() -> u64 {
 /// Enters ring 3 at `frame`, after having sent it to the `syscall` instruction at `probe_code`
 /// (guest-virtual, executable by the program) first.
 pub fn enter_user(mut frame: TrapFrame, probe_code: u64) -> ! {
-    let start = crate::sched::current_start_frame();
+    let start = crate::sched::cpus::current_start_frame();
     *start.lock() = frame;
     frame.rip = probe_code;
     // SAFETY: the frame is a complete ring 3 state.
@@ -105,8 +105,8 @@ fn enable_smap() {
 fn start_program() -> ! {
     // SAFETY: one of the two entries.
     unsafe { cpu::set_syscall_target(syscall_target()) };
-    crate::sched::start_secondaries(crate::boot::cpus());
-    let frame = *crate::sched::current_start_frame().lock();
+    crate::sched::cpus::start_secondaries(crate::boot::cpus());
+    let frame = *crate::sched::cpus::current_start_frame().lock();
     // SAFETY: a complete ring 3 state, made by `exec`.
     unsafe { entry::return_to_user(&raw const frame) }
 }

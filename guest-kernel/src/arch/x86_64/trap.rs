@@ -120,7 +120,7 @@ fn program_exception(frame: &mut TrapFrame, vector: u32) {
 
 fn interrupt(vector: u32) {
     if vector == u32::from(apic::TIMER_VECTOR) {
-        crate::sched::timer();
+        crate::sched::run::timer();
     } else if (IRQ_VECTOR_BASE..u32::from(apic::TIMER_VECTOR)).contains(&vector) {
         crate::drivers::interrupt(vector - IRQ_VECTOR_BASE);
     }
