@@ -98,9 +98,8 @@ pub fn wait<T>(
 mod hardware {
     use super::SECONDARY_STACK;
     use crate::arch::cpu::{self, MAX_CPUS};
-    use crate::arch::{TrapFrame, apic};
+    use crate::arch::apic;
     use crate::memory::frame::{self, Content};
-    use crate::sync::SpinLock;
     use airlock_abi::layout::CPU_START_PORT;
     use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -109,13 +108,7 @@ mod hardware {
     /// How long a secondary vCPU may take to appear, in nanoseconds.
     const START_LIMIT: u64 = 1_000_000_000;
 
-    static START_FRAME: SpinLock<TrapFrame> = SpinLock::new(TrapFrame::ZERO);
     static RUNNING: AtomicU32 = AtomicU32::new(1);
-
-    /// The registers that the first program starts with.
-    pub fn current_start_frame() -> &'static SpinLock<TrapFrame> {
-        &START_FRAME
-    }
 
     /// vCPUs that run.
     pub fn cpus() -> u32 {
