@@ -4,7 +4,7 @@ pub mod pvh;
 
 use crate::arch::cpu::{self, cr4};
 use crate::arch::frame::{rflags, selector};
-use crate::arch::{TrapFrame, apic, probe};
+use crate::arch::{TrapFrame, image_address, native, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
 use crate::memory::areas::{Area, Backing, FileLabel, Label, Protection};
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Slots of the page table root that the kernel occupies; see the linker script.
-pub const KERNEL_SLOTS: [usize; 3] = [256, 510, 511];
+pub const KERNEL_SLOTS: [usize; 3] = [273, 510, 511];
 
 static CPUS: AtomicU64 = AtomicU64::new(1);
 /// Bits of [`flags`] that the VMM set.
@@ -43,14 +43,27 @@ pub fn hardware_capabilities() -> (u64, u64) {
     (HWCAP[0].load(Ordering::Relaxed), HWCAP[1].load(Ordering::Relaxed))
 }
 
-/// A program's half of CR4 and what programs are told of the processor.
+/// What CPUID has and the kernel uses: bits of CR4, components of XSAVE, and what programs are told.
 struct Features {
+    cr4: u64,
+    components: u64,
     hwcap: u64,
     hwcap2: u64,
 }
 
-/// Turns on what CPUID has, on the vCPU that runs this.
-fn enable_features() -> Features {
+impl Features {
+    /// Turns them on, on the vCPU that runs this.
+    fn enable(&self) {
+        // SAFETY: CPUID has each of them.
+        unsafe { cpu::set_cr4(self.cr4) };
+        if self.cr4 & cr4::OSXSAVE != 0 {
+            // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
+            unsafe { crate::arch::fpu::enable_xsave(self.components) };
+        }
+    }
+}
+
+fn features() -> Features {
     const LEAF7_EBX_FSGSBASE: u32 = 1;
     const LEAF7_EBX_SMEP: u32 = 1 << 7;
     const LEAF7_ECX_UMIP: u32 = 1 << 2;
@@ -70,23 +83,20 @@ fn enable_features() -> Features {
             bits |= bit;
         }
     }
-    // SAFETY: CPUID has each of them.
-    unsafe { cpu::set_cr4(bits) };
+    let mut components = 0;
     if bits & cr4::OSXSAVE != 0 {
         let [low, _, _, high] = cpu::cpuid(0xd, 0);
         // x87, SSE, AVX, and the three of AVX-512: what signal frames can hold.
         const USER_COMPONENTS: u64 = 0b1110_0111;
-        let supported = u64::from(high) << 32 | u64::from(low);
-        // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
-        unsafe { crate::arch::fpu::enable_xsave(supported & USER_COMPONENTS) };
+        components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
     }
     let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
-    Features { hwcap: leaf1_edx.into(), hwcap2 }
+    Features { cr4: bits, components, hwcap: leaf1_edx.into(), hwcap2 }
 }
 
 /// The same on the other vCPUs.
 pub fn enable_features_on_secondary() {
-    enable_features();
+    features().enable();
 }
 
 /// Bytes that the VMM put into memory.
@@ -130,14 +140,18 @@ pub fn start(info: &'static BootInfo) -> ! {
     if has_flag(flags::STRACE) {
         probe::set_traced();
     }
-    apic::enable();
-    let features = enable_features();
+    let features = features();
     HWCAP[0].store(features.hwcap, Ordering::Relaxed);
     HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
     fs::services::install(&drivers::FILE_SERVICES);
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
     match start_program(info, &features) {
-        Ok((frame, probe_code)) => probe::enter_user(frame, probe_code),
+        Ok((frame, root)) => {
+            native::end();
+            features.enable();
+            // SAFETY: the process keeps its address space, whose root maps the kernel.
+            unsafe { probe::enter_user(&frame, root) }
+        }
         Err(error) => {
             log!("cannot start the program: {error}");
             process::exit_machine(match error {
@@ -159,12 +173,6 @@ impl PageSource for FixedPages {
     fn image_run(&self, index: u64) -> Option<(PhysAddr, u64)> {
         (index == 0).then_some((self.0, 1))
     }
-}
-
-/// Guest-physical address of something in the kernel's image.
-fn image_address<T>(pointer: *const T) -> PhysAddr {
-    const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
-    PhysAddr(pointer.expose_provenance() as u64 - IMAGE_OFFSET)
 }
 
 /// Guest-physical address of the page table root that is linked in.
@@ -197,7 +205,7 @@ pub fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>)
     Ok(start + PAGE)
 }
 
-fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, u64)> {
+fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, PhysAddr)> {
     let image = PhysAddr(info.root_image.start);
     // SAFETY: the root image stays mapped, read-only, as long as the machine runs.
     let image_bytes =
@@ -271,8 +279,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     }
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
     let space = Arc::new(space);
-    // SAFETY: the root maps the kernel; the process keeps the space.
-    unsafe { cpu::Cpu::current().set_root(space.root()) };
+    let space_root = space.root();
     process::start_first(process::First {
         memory: space,
         files,
@@ -289,7 +296,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         ss: selector::USER_DATA.into(),
         ..TrapFrame::ZERO
     };
-    Ok((frame, vdso + time::vdso::syscall_offset() as u64))
+    Ok((frame, space_root))
 }
 
 fn open(context: &fs::Context, path: &[u8]) -> Result<fs::FileRef> {

@@ -5,7 +5,6 @@ use crate::arch::cpu::{self, Cpu, MAX_CPUS};
 use crate::arch::{TrapFrame, apic, entry};
 use crate::memory::frame::{self, Content};
 use crate::process::Thread;
-use crate::sync::SpinLock;
 use airlock_abi::layout::CPU_START_PORT;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -17,13 +16,7 @@ const STACK_ORDER: usize = 2;
 /// How long a secondary vCPU may take to appear, in nanoseconds.
 const START_LIMIT: u64 = 1_000_000_000;
 
-static START_FRAME: SpinLock<TrapFrame> = SpinLock::new(TrapFrame::ZERO);
 static RUNNING: AtomicU32 = AtomicU32::new(1);
-
-/// The registers that the first program starts with.
-pub fn current_start_frame() -> &'static SpinLock<TrapFrame> {
-    &START_FRAME
-}
 
 /// vCPUs that run.
 pub fn running() -> u32 {

@@ -313,7 +313,8 @@ pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
             scratch = out(reg) _,
         );
         write_msr(msr::GS_BASE, address);
-        write_msr(msr::KERNEL_GS_BASE, 0);
+        // Nothing is in ring 3 yet but, at the start, the kernel itself: see `probe`.
+        write_msr(msr::KERNEL_GS_BASE, if index == 0 { address } else { 0 });
         write_msr(
             msr::STAR,
             u64::from(selector::USER_CODE_32) << 48 | u64::from(selector::KERNEL_CODE) << 32,
@@ -383,6 +384,14 @@ pub unsafe fn set_cr4(bits: u64) {
     // SAFETY: by the contract.
     unsafe {
         asm!("mov {v}, cr4", "or {v}, {bits}", "mov cr4, {v}", v = out(reg) _, bits = in(reg) bits, options(nostack));
+    }
+}
+
+/// Forgets all translations on this vCPU, also those of global pages (SDM volume 3, section 4.10.4.1).
+pub fn flush_everything() {
+    // SAFETY: forgetting translations is always sound; CR4.PGE is as it was afterwards.
+    unsafe {
+        asm!("mov {v}, cr4", "btr {v:e}, 7", "mov cr4, {v}", "bts {v:e}, 7", "mov cr4, {v}", v = out(reg) _, options(nostack));
     }
 }
 

@@ -34,6 +34,8 @@ unsafe extern "C" {
     pub fn syscall_entry_traced();
     /// Target of SYSCALL during the boot-time probe.
     pub fn probe_entry();
+    /// Executes SYSCALL in ring 3 and goes on where that leads; see `probe`.
+    pub fn probe_start(info: *const airlock_abi::boot::BootInfo, stack_top: u64) -> !;
     /// Enters ring 3 with the registers of a frame.
     pub fn return_to_user(frame: *const TrapFrame) -> !;
     /// Continues on another kernel stack; see `sched`.
@@ -173,12 +175,24 @@ global_asm!(
     "with_whole_frame fork_entry, {fork}",
     "with_whole_frame vfork_entry, {vfork}",
     "with_whole_frame clone3_entry, {clone3}",
-    // The boot-time probe's SYSCALL, on a machine where it works.
+    // The boot-time probe: RDI is passed on, RSI is the stack to go on with. Both bases of GS are the
+    // vCPU's block meanwhile.
+    ".global probe_start",
+    "probe_start:",
+    "    push {user_data}",
+    "    push rsi",
+    "    push 2", // RFLAGS: no interrupts
+    "    push {user_code}",
+    "    lea rax, [rip + 13f]",
+    "    push rax",
+    "    iretq",
+    "13: syscall",
+    // SYSCALL leads here, in ring 0 or still in ring 3.
     ".balign 64",
     ".global probe_entry",
     "probe_entry:",
-    "    swapgs",
-    "    mov rsp, gs:[{stack_top}]",
+    "    mov esi, cs",
+    "    and esi, 3",
     "    call {probe_arrived}",
     "    ud2",
     // #PF: the error code is on the stack.
@@ -446,7 +460,7 @@ global_asm!(
     clone3 = sym crate::syscall::whole_frame::clone3,
     unknown = sym crate::syscall::unknown_number,
     traced = sym crate::syscall::traced_call,
-    probe_arrived = sym super::probe::arrived_by_syscall,
+    probe_arrived = sym super::probe::arrived,
     exception = sym super::trap::exception,
     anywhere = sym super::trap::anywhere,
     exit_work = sym crate::syscall::exit_work,

@@ -5,8 +5,9 @@ use crate::memory::{PAGE, PhysAddr, page_ceil, usize_from};
 const GIB: u64 = 1 << 30;
 const LARGE_PAGE: u64 = 2 << 20;
 // Entry bits: SDM volume 3, section 4.5.4.
-const TABLE: u64 = 0x23; // present, writable, accessed
-const PAGE_2M: u64 = 1 << 63 | 0x1e3; // never executed; present, writable, accessed, dirty, large, global
+// What ring 3 may touch, the root decides; see build.rs.
+const TABLE: u64 = 0x27; // present, writable, user, accessed
+const PAGE_2M: u64 = 1 << 63 | 0x1e7; // never executed; present, writable, user, accessed, dirty, large, global
 
 /// Maps the GiBs of these ranges (guest-physical) that the linked tables don't have.
 ///
