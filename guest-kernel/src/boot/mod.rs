@@ -4,7 +4,7 @@ pub mod pvh;
 
 use crate::arch::cpu::{self, cr4};
 use crate::arch::frame::{rflags, selector};
-use crate::arch::{TrapFrame, image_address, native, probe};
+use crate::arch::{TrapFrame, fpu, image_address, native, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
 use crate::memory::areas::{Area, Backing, FileLabel, Label, Protection};
@@ -42,6 +42,9 @@ static HWCAP: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 pub fn hardware_capabilities() -> (u64, u64) {
     (HWCAP[0].load(Ordering::Relaxed), HWCAP[1].load(Ordering::Relaxed))
 }
+
+/// Components of XSAVE that programs may use: x87, SSE, AVX, and the three of AVX-512.
+const USER_COMPONENTS: u64 = 0b1110_0111;
 
 /// What CPUID has and the kernel uses: bits of CR4, components of XSAVE, and what programs are told.
 struct Features {
@@ -86,8 +89,6 @@ fn features() -> Features {
     let mut components = 0;
     if bits & cr4::OSXSAVE != 0 {
         let [low, _, _, high] = cpu::cpuid(0xd, 0);
-        // x87, SSE, AVX, and the three of AVX-512: what signal frames can hold.
-        const USER_COMPONENTS: u64 = 0b1110_0111;
         components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
     }
     let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
@@ -149,6 +150,11 @@ pub fn start(info: &'static BootInfo) -> ! {
         Ok((frame, root)) => {
             native::end();
             features.enable();
+            if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
+                let [low, size, _, high] = cpu::cpuid(0xd, 0);
+                let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
+                fpu::use_vmm(components, usize_from(size.into()));
+            }
             // SAFETY: the process keeps its address space, whose root maps the kernel.
             unsafe { probe::enter_user(&frame, root) }
         }

@@ -1,9 +1,11 @@
 //! How threads and processes end, and who hears of it.
 
+use super::lifecycle::STOPS;
 use super::{FIRST, INIT, Loan, Pid, Process, Thread, Usage, child, current, table};
 use crate::signal::{Information, action, number};
 use crate::sync::SpinLock;
 use airlock_abi::exit::Exit;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -142,26 +144,13 @@ fn finish(process: &Arc<Process>, exit: Exit) {
     let table = table::lock();
     let orphans = core::mem::take(&mut *process.children.lock());
     let heir = heir_of(&table, process);
-    let mut hung_up = Vec::new();
-    for child in &orphans {
+    for child in orphans.values() {
         child.set_parent(heir.as_ref().map_or(INIT, |heir| heir.pid));
         if let Some(heir) = &heir {
             heir.add_child(child.clone());
         }
-        let group = child.group();
-        if group != process.group()
-            && child.session() == process.session()
-            && table.is_orphaned(group, None)
-            && !hung_up.contains(&group)
-        {
-            hung_up.push(group);
-        }
     }
-    if !table.is_orphaned(process.group(), None)
-        && table.is_orphaned(process.group(), Some(process.pid))
-    {
-        hung_up.push(process.group());
-    }
+    let stopped = newly_orphaned(&table, process, &orphans);
     {
         let mut life = process.life.lock();
         life.exit = Some(exit);
@@ -169,14 +158,9 @@ fn finish(process: &Arc<Process>, exit: Exit) {
         life.zombie = true;
     }
     let parent = table.process(process.parent()).cloned();
-    let stopped: Vec<Arc<Process>> = hung_up
-        .iter()
-        .filter(|&&group| table.group(group).iter().any(|member| member.stopped().is_some()))
-        .flat_map(|&group| table.group(group))
-        .collect();
     drop(table);
 
-    for child in orphans {
+    for child in orphans.into_values() {
         let signal = child.parent_death_signal.load(Ordering::Relaxed);
         if signal != 0 {
             let who = u64::from(process.pid.cast_unsigned());
@@ -201,6 +185,41 @@ fn finish(process: &Arc<Process>, exit: Exit) {
         // PID 1 waits for all its children at once.
         None => drop(table::lock().remove_process(process.pid)),
     }
+}
+
+/// The members of process groups that nobody can continue any more because the process ends, and of
+/// which one is stopped: they are told (setpgid(2), `_exit(2)`).
+fn newly_orphaned(
+    table: &table::Table,
+    process: &Process,
+    orphans: &BTreeMap<Pid, Arc<Process>>,
+) -> Vec<Arc<Process>> {
+    let mut members = Vec::new();
+    if STOPS.load(Ordering::Relaxed) == 0 {
+        return members;
+    }
+    let mut groups = Vec::new();
+    for child in orphans.values() {
+        let group = child.group();
+        if group != process.group()
+            && child.session() == process.session()
+            && !groups.contains(&group)
+            && table.is_orphaned(group, None)
+        {
+            groups.push(group);
+        }
+    }
+    let own = process.group();
+    if !table.is_orphaned(own, None) && table.is_orphaned(own, Some(process.pid)) {
+        groups.push(own);
+    }
+    for group in groups {
+        let group = table.group(group);
+        if group.iter().any(|member| member.stopped().is_some()) {
+            members.extend(group);
+        }
+    }
+    members
 }
 
 /// The nearest ancestor that adopts orphans; `None` for PID 1.

@@ -6,7 +6,7 @@ use crate::signal::{Information, action, number};
 use airlock_abi::exit::Exit;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// A process's threads, and what is decided of its life.
 pub struct Life {
@@ -48,6 +48,9 @@ impl Life {
         }
     }
 }
+
+/// Stops so far: as long as there was none, nobody has to be told that it will never go on.
+pub(super) static STOPS: AtomicU64 = AtomicU64::new(0);
 
 /// `vfork`: the parent waits until the child has done with its memory.
 #[derive(Default)]
@@ -147,6 +150,7 @@ impl Process {
             return;
         }
         life.stopped = Some(signal);
+        STOPS.fetch_add(1, Ordering::Relaxed);
         life.unreported = Some(Change::Stopped(signal));
         self.attention.store(true, Ordering::SeqCst);
         let threads = life.threads.clone();
@@ -209,36 +213,34 @@ impl Process {
 
     /// Adopts a child.
     pub fn add_child(&self, child: Arc<Self>) {
-        self.children.lock().push(child);
+        self.children.lock().insert(child.pid, child);
     }
 
-    /// Its children.
-    pub fn children(&self) -> Vec<Arc<Self>> {
-        self.children.lock().clone()
-    }
-
-    /// Calls `visit` for its children until it gives a value.
-    pub fn find_child<T>(&self, visit: impl FnMut(&Arc<Self>) -> Option<T>) -> Option<T> {
-        self.children.lock().iter().find_map(visit)
-    }
-
-    /// Whether it has none.
-    pub fn is_childless(&self) -> bool {
-        self.children.lock().is_empty()
+    /// Calls `visit` for its children, or for the one with this id, until it gives a value.
+    pub fn find_child<T>(
+        &self,
+        pid: Option<Pid>,
+        mut visit: impl FnMut(&Arc<Self>) -> Option<T>,
+    ) -> Option<T> {
+        let children = self.children.lock();
+        match pid {
+            Some(pid) => visit(children.get(&pid)?),
+            None => children.values().find_map(visit),
+        }
     }
 
     /// Removes a child that has ended; false if another was quicker.
     pub fn reap(&self, child: &Arc<Self>) -> bool {
         let mut table = table::lock();
         let mut children = self.children.lock();
-        let Some(at) = children.iter().position(|one| Arc::ptr_eq(one, child)) else {
+        if !children.get(&child.pid).is_some_and(|one| Arc::ptr_eq(one, child)) {
             return false;
-        };
-        children.swap_remove(at);
+        }
+        let forgotten = children.remove(&child.pid);
         let removed = table.remove_process(child.pid);
         drop(children);
         drop(table);
-        drop(removed);
+        drop((forgotten, removed));
         true
     }
 

@@ -35,6 +35,7 @@ use crate::sched::WaitQueue;
 use crate::sched::run::Task;
 use crate::signal::{Actions, Pending};
 use crate::sync::SpinLock;
+use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
@@ -84,7 +85,7 @@ pub struct Process {
     /// Fast copy of "ends, or stops": its threads must not sleep on.
     attention: AtomicBool,
     /// Its children, alive or to be waited for.
-    children: SpinLock<Vec<Arc<Process>>>,
+    children: SpinLock<BTreeMap<Pid, Arc<Process>>>,
     /// The signal that tells its parent of its end; 0 for none.
     exit_signal: AtomicU8,
     /// `PR_SET_PDEATHSIG`.
@@ -170,7 +171,7 @@ impl Process {
             signal_events: WaitQueue::new(),
             life: SpinLock::new(Life::new()),
             attention: AtomicBool::new(false),
-            children: SpinLock::new(Vec::new()),
+            children: SpinLock::new(BTreeMap::new()),
             exit_signal: AtomicU8::new(new.exit_signal),
             parent_death_signal: AtomicU8::new(0),
             subreaper: AtomicBool::new(false),

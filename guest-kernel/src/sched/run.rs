@@ -674,7 +674,7 @@ mod hardware {
             write_msr(msr::KERNEL_GS_BASE, theirs.gs_base);
         }
         if let Some(state) = &theirs.fpu {
-            state.restore();
+            state.restore_saved();
         }
         let top = theirs.stack.as_ref().map_or_else(process::first_stack_top, KernelStack::top);
         cpu.set_kernel_stack(top);

@@ -70,7 +70,8 @@ struct Found {
 fn look(which: Which, options: u32) -> Result<Option<Found>> {
     let me = current();
     let mut exists = false;
-    let found = me.find_child(|child| {
+    let only = if let Which::Process(pid) = which { Some(pid) } else { None };
+    let found = me.find_child(only, |child| {
         // __WCLONE waits for those that end with another signal than SIGCHLD, __WALL for both.
         let is_clone = child.exit_signal() != number::SIGCHLD;
         let kind = options & __WALL != 0 || is_clone == (options & __WCLONE != 0);
