@@ -97,8 +97,8 @@ pub fn wait<T>(
 #[cfg(target_os = "none")]
 mod hardware {
     use super::SECONDARY_STACK;
-    use crate::arch::cpu::{self, MAX_CPUS};
     use crate::arch::apic;
+    use crate::arch::cpu::{self, MAX_CPUS};
     use crate::memory::frame::{self, Content};
     use airlock_abi::layout::CPU_START_PORT;
     use core::sync::atomic::{AtomicU32, Ordering};
