@@ -53,6 +53,7 @@ SECTIONS {{
     .rodata : AT(ADDR(.rodata) - image_offset) {{
         *(.rodata.page) . = ALIGN(4096);
         idt = .; {idt}
+        native_idt = .; {native_idt}
         *(.rodata .rodata.*)
         . = ALIGN(8); exception_table = .; KEEP(*(.exception_table)) exception_table_end = .;
     }} :rodata
@@ -89,7 +90,8 @@ SECTIONS {{
 }}
 ",
         start = IMAGE_OFFSET + KERNEL_BASE,
-        idt = idt(),
+        idt = idt("vector_stubs"),
+        native_idt = idt("native_stubs"),
         pml4 = pml4(0),
         start_pml4 = pml4(USER),
         direct_map = direct_map(),
@@ -126,6 +128,8 @@ const BELOW_ROOT: u64 = PRESENT | WRITABLE | USER | ACCESSED;
 fn pml4(user: u64) -> String {
     let flags = PRESENT | WRITABLE | ACCESSED | user;
     table(&[
+        // Not present: where a root's second one is, see `memory::page_table`.
+        (257, "start_pml4 - image_offset".into(), 0),
         (273, "direct_map_pdpt - image_offset".into(), flags),
         (510, "stack_area_pdpt - image_offset".into(), flags),
         (511, "image_pdpt - image_offset".into(), flags),
@@ -186,8 +190,8 @@ fn image_pt() -> String {
     })
 }
 
-/// Interrupt gates (SDM volume 3, figure 6-8) to the 16-byte stubs of `arch::x86_64::entry`.
-fn idt() -> String {
+/// Interrupt gates (SDM volume 3, figure 6-8) to 16-byte stubs of `arch::x86_64::entry` or `native`.
+fn idt(stubs: &str) -> String {
     const KERNEL_CODE: u64 = 0x10;
     const INTERRUPT_GATE: u64 = 0x8e;
     const DPL3: u64 = 0x60;
@@ -203,7 +207,7 @@ fn idt() -> String {
         // int3, into and int 0x80 are for programs to use.
         let dpl = if matches!(vector, 3 | 4 | 0x80) { DPL3 } else { 0 };
         let fixed = KERNEL_CODE << 16 | stack << 32 | (INTERRUPT_GATE | dpl) << 40;
-        let stub = format!("(vector_stubs + {})", vector * 16);
+        let stub = format!("({stubs} + {})", vector * 16);
         write!(
             text,
             "QUAD(({stub} & 0xffff) | {fixed:#x} | ((({stub} >> 16) & 0xffff) << 48)) QUAD({stub} >> 32) "

@@ -14,6 +14,11 @@ pub mod copy {
     }
 }
 
+/// Whether address spaces need a second root for the kernel.
+pub fn kernel_needs_root() -> bool {
+    false
+}
+
 /// A processor without page tables of ours.
 pub mod cpu {
     /// Forgets the translation of one page: there is none.

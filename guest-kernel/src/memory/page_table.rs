@@ -106,6 +106,17 @@ impl<'a> Leaf<'a> {
 /// The tables of one address space. Dropping them frees tables and mapped frames.
 pub struct PageTable {
     root: Frame,
+    /// A second root with the same tables, which lets ring 3 use the kernel's half: what the kernel
+    /// runs with on host B.
+    kernel_root: Option<Frame>,
+}
+
+/// Slot of a root, in the kernel's half and never present, that holds the address of the second root.
+const SECOND_ROOT: usize = 257;
+
+/// The second root of the address space whose first root is at `root`; 0 if it has none.
+pub fn kernel_root(root: u64) -> u64 {
+    entry_at(root, SECOND_ROOT).load(Ordering::Relaxed)
 }
 
 fn entry_at(table: u64, index: usize) -> &'static AtomicU64 {
@@ -126,11 +137,31 @@ impl PageTable {
     /// ENOMEM.
     pub fn new(kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
         let root = Frame::allocate_from_reserve(Content::Zeroes)?;
+        let kernel_root = if crate::arch::kernel_needs_root() {
+            Some(Frame::allocate_from_reserve(Content::Zeroes)?)
+        } else {
+            None
+        };
         for &slot in kernel_slots {
             let value = entry_at(kernel.0, slot).load(Ordering::Relaxed);
             entry_at(root.address().0, slot).store(value, Ordering::Relaxed);
+            if let Some(second) = &kernel_root {
+                entry_at(second.address().0, slot).store(value | flag::USER, Ordering::Relaxed);
+            }
         }
-        Ok(Self { root })
+        if let Some(second) = &kernel_root {
+            // An address is aligned, so that the entry is not present.
+            entry_at(root.address().0, SECOND_ROOT).store(second.address().0, Ordering::Relaxed);
+        }
+        Ok(Self { root, kernel_root })
+    }
+
+    /// Sets an entry of the programs' half of the root.
+    fn set_top(&self, index: usize, value: u64) {
+        entry_at(self.root.address().0, index).store(value, Ordering::Relaxed);
+        if let Some(second) = &self.kernel_root {
+            entry_at(second.address().0, index).store(value, Ordering::Relaxed);
+        }
     }
 
     /// Guest-physical address for CR3.
@@ -184,7 +215,11 @@ impl PageTable {
             if value & flag::PRESENT == 0 {
                 let next = Frame::allocate_from_reserve(Content::Zeroes)?;
                 value = next.into_raw().0 | TABLE;
-                entry.store(value, Ordering::Relaxed);
+                if level == 3 {
+                    self.set_top(index(address, 3), value);
+                } else {
+                    entry.store(value, Ordering::Relaxed);
+                }
             } else if value & flag::WRITABLE == 0 {
                 value = own_leaf(entry)?;
             }
@@ -314,7 +349,11 @@ impl PageTable {
                 if value & flag::PRESENT == 0 {
                     let next = Frame::allocate_from_reserve(Content::Zeroes)?;
                     value = next.into_raw().0 | TABLE;
-                    entry.store(value, Ordering::Relaxed);
+                    if level == 3 {
+                        child.set_top(index(from, 3), value);
+                    } else {
+                        entry.store(value, Ordering::Relaxed);
+                    }
                 }
                 table = value & ADDRESS;
             }

@@ -777,6 +777,7 @@ impl Inner {
 pub fn leave() {
     // SAFETY: the linked tables map the kernel like every other root.
     unsafe { crate::arch::Cpu::current().set_root(crate::boot::kernel_root()) };
+    crate::arch::native::resume_if_used();
 }
 
 /// The protection bits of an entry, all but [`WRITABLE`].

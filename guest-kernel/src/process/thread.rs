@@ -241,6 +241,7 @@ impl Current {
         let old = unsafe { self.process.memory.replace(Some(new)) };
         // SAFETY: the root maps the kernel, and the process keeps the space.
         unsafe { crate::arch::Cpu::current().set_root(root) };
+        crate::arch::native::resume_if_used();
         old
     }
 

@@ -2,7 +2,7 @@
 
 use super::run::{self, Task};
 use crate::arch::cpu::{self, Cpu, MAX_CPUS};
-use crate::arch::{TrapFrame, apic, entry};
+use crate::arch::{TrapFrame, apic, entry, native, probe};
 use crate::memory::frame::{self, Content};
 use crate::process::Thread;
 use airlock_abi::layout::CPU_START_PORT;
@@ -88,8 +88,13 @@ pub fn choose(_task: &Task) -> u32 {
 ///
 /// # Safety
 /// The frame is a complete ring 3 state at the top of the running stack.
-pub unsafe extern "C" fn first_run(frame: *const TrapFrame) -> ! {
+pub unsafe extern "C" fn first_run(frame: *mut TrapFrame) -> ! {
     run::finish_switch();
+    if probe::syscall_faults() {
+        // Interpreted: the kernel's root may be loaded, with which no program must run.
+        // SAFETY: by the contract, and the switch to the thread has set the roots.
+        unsafe { native::enter(frame) }
+    }
     // SAFETY: by the contract.
     unsafe { entry::return_to_user(frame) }
 }

@@ -693,6 +693,8 @@ mod hardware {
         // SAFETY: the other stack was left by this function, or prepared by `prepare`.
         unsafe { entry::switch_stacks(&raw mut mine.rsp, load) };
         finish_switch();
+        // The switch was interpreted; what follows need not be.
+        crate::arch::native::resume_if_used();
     }
 
     /// First thing on the new stack: others may use the queue again.

@@ -20,8 +20,9 @@ const PAGES: u64 = 4;
 const STRIDE: u64 = 8 * PAGE;
 /// More stacks than the process table has ids.
 const LIMIT: u64 = 1 << 16;
-/// Entry bits of a table and of a page (SDM volume 3, section 4.5).
-const TABLE: u64 = flag::PRESENT | flag::WRITABLE | flag::ACCESSED;
+/// Entry bits of a table and of a page (SDM volume 3, section 4.5). Ring 3 may use them as far as the root
+/// allows it, which it only does for the kernel itself; see `arch::native`.
+const TABLE: u64 = flag::PRESENT | flag::WRITABLE | flag::USER | flag::ACCESSED;
 const STACK_PAGE: u64 = TABLE | flag::DIRTY | flag::NO_EXECUTE;
 
 struct Pool {

@@ -23,10 +23,6 @@ const UC_FLAGS: u64 = 2 | 4;
 const UC_FP_XSTATE: u64 = 1;
 /// `FP_XSTATE_MAGIC1`, `FP_XSTATE_MAGIC2`.
 const XSTATE_MAGIC: [u32; 2] = [0x4650_5853, 0x4650_5845];
-/// RFLAGS bits that a handler may change (Linux's `FIX_EFLAGS`).
-const PROGRAM_FLAGS: u64 =
-    rflags::ALIGNMENT | rflags::RESUME | rflags::DIRECTION | rflags::TRAP | 1 << 11 | 0xd5;
-
 /// `struct sigcontext`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -405,7 +401,7 @@ fn restore(frame: &mut TrapFrame) -> Result<()> {
         code: frame.code,
         rip: context.rip,
         cs: selector::USER_CODE.into(),
-        rflags: rflags::FIXED | rflags::INTERRUPTS | context.rflags & PROGRAM_FLAGS,
+        rflags: rflags::of_signal_frame(context.rflags),
         rsp: context.rsp,
         ss: selector::USER_DATA.into(),
     };

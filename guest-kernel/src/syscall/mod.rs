@@ -262,6 +262,14 @@ mod dispatch {
         trace::around(frame.code, false, arguments, || call(frame.code, arguments))
     }
 
+    /// A system call whose frame is complete.
+    pub fn whole_call(frame: &mut TrapFrame) -> i64 {
+        if trace::is_on() {
+            return traced_call(frame);
+        }
+        call(frame.code, [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9])
+    }
+
     /// `int 0x80`: numbers of the 32-bit table, arguments of 32 bits (Linux's `entry_INT80_compat`).
     pub fn int80(frame: &mut TrapFrame) {
         let low = |value: u64| value & 0xffff_ffff;

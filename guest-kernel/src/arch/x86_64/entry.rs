@@ -12,9 +12,8 @@
 //! IRET.
 //!
 //! **Host B** has no privilege switch in SYSCALL: the instruction fetch at LSTAR faults in ring 3. When
-//! the boot-time probe has seen that, [`page_fault_entry`] turns a fault whose RIP is LSTAR into the
-//! same frame and joins the path above; it leaves by IRET. On real hardware the flag is off, and a jump
-//! to LSTAR is a plain SIGSEGV.
+//! the boot-time probe has seen that, [`super::native`] takes over; only the vectors that have stacks of
+//! their own, and the kernel's own exceptions in ring 0, are handled here as elsewhere.
 //!
 //! **Vectors that can strike anywhere** (#DB, NMI, #DF, #MC) have stacks of their own, and find
 //! their vCPU's block above the top of that stack, because ring 3 may have set GS to anything. #DB from
@@ -136,7 +135,6 @@ global_asm!(
     "    push {user_code}",
     "    push rcx",
     "    push rax",
-    "traced_from_fault:",
     "    push rdi",
     "    push rsi",
     "    push rdx",
@@ -175,8 +173,7 @@ global_asm!(
     "with_whole_frame fork_entry, {fork}",
     "with_whole_frame vfork_entry, {vfork}",
     "with_whole_frame clone3_entry, {clone3}",
-    // The boot-time probe: RDI is passed on, RSI is the stack to go on with. Both bases of GS are the
-    // vCPU's block meanwhile.
+    // The boot-time probe: RDI is passed on, RSI is the stack to go on with. GS stays what it is.
     ".global probe_start",
     "probe_start:",
     "    push {user_data}",
@@ -201,54 +198,6 @@ global_asm!(
     "    test byte ptr [rsp + 16], 3",
     "    jz 5f",
     "    swapgs",
-    "    cmp byte ptr gs:[{syscall_faults}], 0",
-    "    je 4f",
-    "    cmp qword ptr [rsp + 8], offset syscall_entry",
-    "    jne 6f",
-    "    mov [rsp], rax",
-    "    mov [rsp + 8], rcx",
-    "    mov [rsp + 24], r11",
-    "    push rdi",
-    "    push rsi",
-    "    push rdx",
-    "    sub rsp, 16",
-    "    push r8",
-    "    push r9",
-    "    push r10",
-    "    sub rsp, 64",
-    "    cmp eax, {limit}",
-    "    jae 8f",
-    "    mov eax, eax",
-    "    mov rcx, r10",
-    "    call [SYSTEM_CALLS + rax*8]",
-    "7:  cmp byte ptr gs:[{work}], 0",
-    "    jne syscall_slow_exit",
-    "    add rsp, 64",
-    "    pop r10",
-    "    pop r9",
-    "    pop r8",
-    "    add rsp, 16",
-    "    pop rdx",
-    "    pop rsi",
-    "    pop rdi",
-    "    add rsp, 8",
-    "    mov rcx, [rsp]",
-    "    mov r11, [rsp + 16]",
-    "    swapgs",
-    "    iretq",
-    "8:  mov rdi, rax",
-    "    call {unknown}",
-    "    jmp 7b",
-    "6:  cmp qword ptr [rsp + 8], offset syscall_entry_traced",
-    "    jne 4f",
-    "    mov [rsp], rax",
-    "    mov [rsp + 8], rcx",
-    "    mov [rsp + 24], r11",
-    "    jmp traced_from_fault",
-    "4:  push rdi",
-    "    push rsi",
-    "    mov esi, 14",
-    "    jmp save_rest",
     "5:  push rdi",
     "    push rsi",
     "    mov esi, 14",
@@ -256,9 +205,10 @@ global_asm!(
     // Vectors from ring 3 or 0 on the thread's stack: [rsp] is the vector, then the error code.
     "ordinary_vector:",
     "    test byte ptr [rsp + 24], 3",
-    "    jz 9f",
+    "    jz ordinary_from_kernel",
     "    swapgs",
-    "9:  xchg [rsp], rdi",
+    "ordinary_from_kernel:",
+    "    xchg [rsp], rdi",
     "    push rsi",
     "    mov esi, edi",
     "save_rest:",
@@ -440,7 +390,6 @@ global_asm!(
     user_rsp = const offset_of!(Cpu, user_rsp),
     stack_top = const offset_of!(Cpu, stack_top),
     work = const offset_of!(Cpu, work),
-    syscall_faults = const offset_of!(Cpu, syscall_faults),
     user_data = const selector::USER_DATA,
     user_code = const selector::USER_CODE,
     limit = const LIMIT,

@@ -16,3 +16,4 @@ mod trap;
 pub use boot::image_address;
 pub use cpu::Cpu;
 pub use frame::TrapFrame;
+pub use probe::syscall_faults as kernel_needs_root;

@@ -45,8 +45,7 @@ pub fn probe_target() -> u64 {
 /// Probes, and starts the kernel in the ring that is executed.
 ///
 /// # Safety
-/// On the first vCPU, once, when [`cpu::init`] is done, SYSCALL goes to [`probe_target`], and both bases
-/// of GS are the vCPU's block.
+/// On the first vCPU, once, when [`cpu::init`] is done and SYSCALL goes to [`probe_target`].
 pub unsafe fn start(info: *const BootInfo) -> ! {
     unsafe extern "C" {
         static start_pml4: u8;
@@ -54,6 +53,7 @@ pub unsafe fn start(info: *const BootInfo) -> ! {
     }
     // SAFETY: the root maps the kernel as it was, and grants ring 3 access while there is no program.
     unsafe { cpu::write_cr3(super::boot::image_address(&raw const start_pml4).0) };
+    native::load_table();
     let stack = (&raw const start_stack_end).expose_provenance() as u64;
     // SAFETY: a stack that nothing else uses; the rest by our contract.
     unsafe { entry::probe_start(info, stack) }
@@ -69,6 +69,8 @@ pub extern "C" fn arrived(info: &'static BootInfo, ring: u32) -> ! {
         unsafe { cpu::write_cr3(super::boot::image_address(&raw const kernel_pml4).0) };
         // The kernel's pages are global, and ring 3 could use those that the processor remembers.
         cpu::flush_everything();
+        cpu::load_ordinary_table();
+        Cpu::current().set_kernel_stack(Cpu::current().kernel_stack());
     } else {
         FAULTS.store(true, Ordering::Relaxed);
         crate::memory::frame::set_clearing_is_dear(true);
@@ -80,12 +82,11 @@ pub extern "C" fn arrived(info: &'static BootInfo, ring: u32) -> ! {
 /// Enters ring 3 at `frame` with the address space at `root` (guest-physical): the first program.
 ///
 /// # Safety
-/// The tables at `root` map the kernel like every other, and stay. The frame is a ring 3 state.
+/// As for [`cpu::switch_space`]; the frame is a ring 3 state.
 pub unsafe fn enter_user(frame: &TrapFrame, root: PhysAddr) -> ! {
-    // SAFETY: by the contract; programs start with GS at 0; the target is one of the two entries.
+    // SAFETY: by the contract; the target is one of the two entries.
     unsafe {
         Cpu::current().set_root(root);
-        cpu::write_msr(msr::KERNEL_GS_BASE, 0);
         cpu::set_syscall_target(syscall_target());
     }
     enable_here();
@@ -100,7 +101,7 @@ pub fn enable_here() {
         enable_smap();
         return;
     }
-    Cpu::current().syscall_faults.store(true, Ordering::Relaxed);
+    native::load_table();
     // Without CPUID faulting, programs see the host's processor and use state that is not saved here.
     // SAFETY: host B has MSR_PLATFORM_INFO; bit 31 says that the other register exists.
     unsafe {

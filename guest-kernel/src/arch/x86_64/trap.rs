@@ -2,7 +2,7 @@
 
 use super::cpu::{self, Cpu};
 use super::frame::TrapFrame;
-use super::{apic, copy, native, probe};
+use super::{apic, copy, probe};
 use crate::memory::space::Access;
 use crate::memory::{USER_END, UserPtr};
 use crate::signal::{self, Fault};
@@ -45,11 +45,8 @@ pub extern "C" fn exception(frame: &mut TrapFrame, vector: u32) {
 }
 
 fn page_fault(frame: &mut TrapFrame) {
-    let address = cpu::read_cr2();
+    let address = cpu::fault_address();
     let user = frame.from_user();
-    if user && native::is_active() {
-        return native::leave(frame);
-    }
     let access = if frame.code & CODE_FETCH != 0 {
         Access::Execute
     } else if frame.code & CODE_WRITE != 0 {
@@ -80,9 +77,6 @@ fn page_fault(frame: &mut TrapFrame) {
 }
 
 fn program_exception(frame: &mut TrapFrame, vector: u32) {
-    if native::is_active() {
-        return native::leave(frame);
-    }
     if probe::syscall_faults() {
         let code = UserPtr::<[u8; 2]>::new(frame.rip).read();
         match (vector, code) {
