@@ -6,7 +6,7 @@ use crate::memory::PhysAddr;
 use crate::process::Thread;
 use crate::sync::SpinLock;
 use airlock_abi::boot::CpuidLeaf;
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// As many vCPUs as the kernel supports; x2APIC ids up to 254 are addressable by MSI.
@@ -558,14 +558,48 @@ pub fn read_tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+global_asm!(
+    ".pushsection .text.idle, \"ax\", @progbits",
+    ".global idle",
+    "idle: sti",
+    ".global idle_halt",
+    "idle_halt: hlt",
+    ".global idle_end",
+    "idle_end: cli",
+    "    ret",
+    ".popsection",
+);
+
 /// Waits for an interrupt, which is handled before this returns; interrupts are off again then.
 pub fn wait_for_interrupt() {
+    unsafe extern "C" {
+        /// STI takes effect after HLT begins, so that no interrupt slips in between.
+        fn idle();
+    }
     let was_native = native::is_here();
-    // SAFETY: STI takes effect after HLT begins, so that no interrupt slips in between. Handlers
-    // preserve registers, and do not touch what the caller may have borrowed.
-    unsafe { asm!("sti", "hlt", "cli") };
+    // SAFETY: interrupt entry preserves registers, and handlers do not touch what the caller may have
+    // borrowed.
+    unsafe { idle() };
     if was_native {
         native::resume();
+    }
+}
+
+/// Where an interrupt that arrived at `rip` in the kernel returns to: behind the HLT of
+/// [`wait_for_interrupt`], if it came before it.
+///
+/// On a processor it cannot. But who emulates one may lose the shadow of STI: QEMU's TCG does when
+/// a VM exit falls between STI and HLT, since its VMRUN does not load the shadow from the VMCB, as AMD64
+/// APM volume 2, section 15.21.5 asks. The HLT would then wait for an event that has been.
+pub fn behind_halt(rip: u64) -> u64 {
+    unsafe extern "C" {
+        static idle_halt: u8;
+        static idle_end: u8;
+    }
+    if rip == (&raw const idle_halt).expose_provenance() as u64 {
+        (&raw const idle_end).expose_provenance() as u64
+    } else {
+        rip
     }
 }
 

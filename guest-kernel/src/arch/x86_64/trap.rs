@@ -40,7 +40,12 @@ pub extern "C" fn exception(frame: &mut TrapFrame, vector: u32) {
         0..=LAST_EXCEPTION => {
             panic!("exception {vector}, code {:#x}, at {:#x}", frame.code, frame.rip)
         }
-        _ => interrupt(vector),
+        _ => {
+            interrupt(vector);
+            if !frame.from_user() {
+                frame.rip = cpu::behind_halt(frame.rip);
+            }
+        }
     }
 }
 
