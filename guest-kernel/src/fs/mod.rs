@@ -10,6 +10,7 @@
 pub mod console;
 mod context;
 pub mod erofs;
+mod executing;
 pub mod facts;
 mod file_table;
 mod inode;
@@ -32,6 +33,7 @@ pub mod tmpfs;
 pub mod tty;
 
 pub use context::Context;
+pub use executing::{Executing, check_writable};
 pub use file_table::FileTable;
 pub use inode::{Inode, Target};
 pub use metadata::{Metadata, Timestamp};

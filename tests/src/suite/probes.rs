@@ -5,11 +5,13 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 15] = [
+const PROBES: [&str; 20] = [
     "clocks",
     "descriptors",
     "devices",
+    "exec",
     "files",
+    "groups",
     "identity",
     "int80",
     "memory",
@@ -18,8 +20,11 @@ const PROBES: [&str; 15] = [
     "pointers",
     "polling",
     "proc",
+    "processes",
+    "queued",
     "registers",
     "status",
+    "threads",
     "vdso",
 ];
 
