@@ -3,8 +3,12 @@
 //!
 //! Ring 0 runs with interrupts off; they are taken in ring 3 and in [`wait`], where no lock is held.
 
+pub mod watch;
+
 use crate::errno::{Errno, Result};
+use crate::fs::stream::Events;
 use core::sync::atomic::AtomicU64;
+use watch::{Reach, WatchList};
 
 #[cfg(target_os = "none")]
 pub use hardware::*;
@@ -13,13 +17,21 @@ pub use hardware::*;
 pub static SECONDARY_STACK: AtomicU64 = AtomicU64::new(0);
 
 /// Those who wait for one kind of event.
-#[derive(Debug, Default)]
-pub struct WaitQueue(());
+#[derive(Default)]
+pub struct WaitQueue {
+    /// Those who are told, and do not wait.
+    watchers: WatchList,
+}
 
 impl WaitQueue {
     /// A queue on which nobody waits.
     pub const fn new() -> Self {
-        Self(())
+        Self { watchers: WatchList::new() }
+    }
+
+    /// Those who are told of every wake-up.
+    pub const fn watchers(&self) -> &WatchList {
+        &self.watchers
     }
 
     /// Sleeps until the condition gives a value.
@@ -34,8 +46,21 @@ impl WaitQueue {
         }
     }
 
-    /// Makes those who wait look again.
+    /// Makes those who wait look again, and tells all who watch: anything may have happened.
     pub fn wake_all(&self) {
+        self.wake_sleepers();
+        self.watchers.notify(Events::default(), Reach::All);
+    }
+
+    /// The same, but watchers only care if they wait for one of `events`, and one of those who do not
+    /// want to be told all at once is enough.
+    pub fn wake(&self, events: Events) {
+        self.wake_sleepers();
+        self.watchers.notify(events, Reach::One);
+    }
+
+    /// Makes those who wait look again for something that is no event to those who watch.
+    pub fn wake_sleepers(&self) {
         // Whoever waits looks again after every interrupt, and the event came with one.
     }
 }

@@ -1,5 +1,9 @@
 //! Locks. Ring 0 runs with interrupts off (see `sched`), so a spin lock needs no more than an atomic.
 
+mod lazy;
+
+pub use lazy::Lazy;
+
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
