@@ -10,6 +10,7 @@
 pub mod console;
 mod context;
 pub mod erofs;
+pub mod event;
 pub mod facts;
 mod file_table;
 mod inode;

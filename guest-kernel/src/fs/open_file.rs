@@ -183,7 +183,7 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         match &self.stream {
-            Some(stream) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+            Some(stream) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
             Some(stream) => stream.read(buffer, self.waits()),
             None => self.read_content(offset, buffer),
         }
@@ -235,7 +235,7 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         match &self.stream {
-            Some(stream) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+            Some(stream) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
             Some(stream) => stream.write(data, self.waits()),
             None if self.flags() & O_APPEND != 0 => self.inode.write(self.inode.size()?, data),
             None => self.inode.write(offset, data),
@@ -288,7 +288,7 @@ impl OpenFile {
         }
         if let Some(stream) = &self.stream {
             return match offset {
-                Some(_) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+                Some(_) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
                 _ => told(stream.write_kernel(bytes, self.waits())),
             };
         }
@@ -334,7 +334,7 @@ impl OpenFile {
         }
         match self.stream.as_ref().map(|stream| stream.seek()) {
             Some(Seek::No) => return Err(Errno::ESPIPE),
-            Some(Seek::Ignored) => return Ok(0),
+            Some(Seek::Ignored | Seek::Unpositioned) => return Ok(0),
             None => {}
         }
         let is_directory = self.inode.is_directory()?;

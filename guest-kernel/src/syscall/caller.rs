@@ -4,11 +4,13 @@ use super::{AT_FDCWD, Fd};
 use crate::errno::{Errno, Result};
 use crate::fs::path::{Found, Last, PATH_MAX, walk};
 use crate::fs::permission::Subject;
-use crate::fs::{Context, FileRef, Inode};
+use crate::fs::stream::{Stream, StreamRef};
+use crate::fs::{Context, FileRef, Inode, OpenFile};
 use crate::memory::UserPtr;
 use crate::process::{Credentials, current};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use linux_raw_sys::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW};
+use linux_raw_sys::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_CLOEXEC};
 
 /// The file behind a descriptor, even if it only stands for a place (`O_PATH`).
 pub fn any_file(fd: Fd) -> Result<FileRef> {
@@ -19,6 +21,19 @@ pub fn any_file(fd: Fd) -> Result<FileRef> {
 pub fn file(fd: Fd) -> Result<FileRef> {
     let file = any_file(fd)?;
     if file.is_path_only() { Err(Errno::EBADF) } else { Ok(file) }
+}
+
+/// Opens a stream that has no path, with the flags of `open(2)`: access mode, `O_NONBLOCK`, `O_CLOEXEC`.
+///
+/// # Errors
+/// EMFILE, ENOMEM.
+pub fn add_stream(stream: Arc<dyn Stream>, flags: u32) -> Result<i32> {
+    let stream = StreamRef::Shared(stream);
+    let inode = Inode::Stream(stream.clone());
+    let file = Arc::new(OpenFile::stream(stream, inode, flags & !O_CLOEXEC));
+    // Dropped, if it cannot be added, when the lock is released: a last close may wake others.
+    let process = current();
+    process.files().lock().add(file.clone(), flags & O_CLOEXEC != 0)
 }
 
 /// Copies in a path.

@@ -9,6 +9,7 @@ mod caller;
 mod deliver;
 mod descriptor;
 mod directory;
+mod event;
 pub mod handlers;
 mod identity;
 #[cfg(target_os = "none")]

@@ -3,7 +3,6 @@
 use super::Fd;
 use super::caller::{check_flags, file};
 use crate::errno::{Errno, Result};
-use crate::fs::stream::Seek;
 use crate::fs::{FileRef, Whence};
 use crate::memory::user::Plain;
 use crate::memory::{PAGE_SIZE, USER_END, UserPtr, UserReader, UserSlice, UserWriter};
@@ -32,7 +31,7 @@ fn check_offset(offset: i64) -> Result<u64> {
 fn positioned(fd: Fd) -> Result<FileRef> {
     let file = file(fd)?;
     match file.as_stream().map(|stream| stream.seek()) {
-        Some(Seek::No) => Err(Errno::ESPIPE),
+        Some(seek) if !seek.has_positions() => Err(Errno::ESPIPE),
         _ => Ok(file),
     }
 }

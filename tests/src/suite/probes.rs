@@ -5,10 +5,11 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 15] = [
+const PROBES: [&str; 17] = [
     "clocks",
     "descriptors",
     "devices",
+    "eventfd",
     "files",
     "identity",
     "int80",
@@ -20,6 +21,7 @@ const PROBES: [&str; 15] = [
     "proc",
     "registers",
     "status",
+    "timerfd",
     "vdso",
 ];
 
