@@ -9,6 +9,7 @@
 
 pub mod console;
 mod context;
+pub mod epoll;
 pub mod erofs;
 pub mod event;
 pub mod facts;

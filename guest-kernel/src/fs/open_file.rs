@@ -1,5 +1,6 @@
 //! Open file descriptions: what `open(2)` makes and `dup(2)` shares.
 
+use super::epoll::Memberships;
 use super::inode::{Inode, read_text};
 use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG};
 use super::path::{Name, path_of};
@@ -44,6 +45,8 @@ pub struct OpenFile {
     text: SpinLock<Option<Arc<[u8]>>>,
     /// Whether it may hold a lock, which goes with it.
     locked: AtomicBool,
+    /// The epolls that watch it.
+    epolls: Memberships,
 }
 
 /// The point that an offset is relative to (`lseek(2)`).
@@ -78,6 +81,7 @@ impl OpenFile {
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
+            epolls: Memberships::new(),
         }
     }
 
@@ -91,6 +95,7 @@ impl OpenFile {
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
+            epolls: Memberships::new(),
         }
     }
 
@@ -104,6 +109,7 @@ impl OpenFile {
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
+            epolls: Memberships::new(),
         }
     }
 
@@ -401,6 +407,20 @@ impl OpenFile {
         }
     }
 
+    /// Whether it can be waited for (`epoll_ctl(2)`); `poll(2)` finds the others always ready.
+    pub fn can_poll(&self) -> bool {
+        match (&self.stream, &self.inode) {
+            (Some(stream), _) => stream.can_poll(),
+            (None, Inode::Synthetic(node)) => node.can_poll(),
+            (None, _) => false,
+        }
+    }
+
+    /// The epolls that it is in.
+    pub const fn epolls(&self) -> &Memberships {
+        &self.epolls
+    }
+
     /// Whether it is a regular file, which `truncate`, `fallocate` and the like need.
     ///
     /// # Errors
@@ -466,6 +486,7 @@ impl Drop for OpenFile {
         if *self.locked.get_mut() {
             super::locks::release(self);
         }
+        self.epolls.leave(self.stream.as_deref());
     }
 }
 

@@ -104,6 +104,11 @@ pub trait Stream: Send + Sync {
         Events::IN.with(Events::OUT)
     }
 
+    /// Whether it can be waited for (`epoll_ctl(2)`); what cannot is always ready.
+    fn can_poll(&self) -> bool {
+        true
+    }
+
     /// Whom `poll(2)` waits with for [`Self::poll`] to change.
     fn queue(&self) -> Option<&WaitQueue> {
         None

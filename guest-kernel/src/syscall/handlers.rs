@@ -5,6 +5,7 @@ pub use super::attributes::*;
 pub use super::deliver::rt_sigreturn;
 pub use super::descriptor::*;
 pub use super::directory::*;
+pub use super::epoll::*;
 pub use super::event::*;
 pub use super::identity::*;
 #[cfg(target_os = "none")]

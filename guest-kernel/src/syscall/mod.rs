@@ -9,6 +9,7 @@ mod caller;
 mod deliver;
 mod descriptor;
 mod directory;
+mod epoll;
 mod event;
 pub mod handlers;
 mod identity;

@@ -69,7 +69,7 @@ fn wait(asked: &[Asked], deadline: Option<u64>) -> Result<Vec<u16>> {
 }
 
 /// The deadline that is so many nanoseconds from now.
-fn after(ns: u64) -> u64 {
+pub(super) fn after(ns: u64) -> u64 {
     services().map_or(0, |services| services.monotonic_ns()).saturating_add(ns)
 }
 
@@ -110,7 +110,7 @@ pub fn poll(fds: UserPtr<PollFd>, count: u32, timeout: i32) -> Result<usize> {
 }
 
 /// A `struct timespec` as a deadline; `None` waits without limit.
-fn deadline_from_timespec(timeout: UserPtr<[i64; 2]>) -> Result<Option<u64>> {
+pub(super) fn deadline_from_timespec(timeout: UserPtr<[i64; 2]>) -> Result<Option<u64>> {
     let Some(timeout) = timeout.non_null() else { return Ok(None) };
     let [seconds, nanoseconds] = timeout.read()?;
     let seconds = u64::try_from(seconds).map_err(|_| Errno::EINVAL)?;
@@ -155,7 +155,11 @@ pub fn ppoll(
 }
 
 /// Runs a wait with another signal mask.
-fn with_mask<T>(mask: UserPtr<u64>, size: usize, wait: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn with_mask<T>(
+    mask: UserPtr<u64>,
+    size: usize,
+    wait: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let Some(mask) = mask.non_null() else { return wait() };
     if size != size_of::<u64>() {
         return Err(Errno::EINVAL);
@@ -163,6 +167,9 @@ fn with_mask<T>(mask: UserPtr<u64>, size: usize, wait: impl FnOnce() -> Result<T
     let mask = mask.read()? & !UNBLOCKABLE;
     let process = current();
     let old = core::mem::replace(&mut process.signals.lock().mask, mask);
+    // A signal may be pending that was blocked until now.
+    #[cfg(target_os = "none")]
+    crate::arch::Cpu::current().request_work();
     let result = wait();
     let mut signals = process.signals.lock();
     if matches!(result, Err(Errno::EINTR)) {

@@ -5,10 +5,11 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 17] = [
+const PROBES: [&str; 18] = [
     "clocks",
     "descriptors",
     "devices",
+    "epoll",
     "eventfd",
     "files",
     "identity",
