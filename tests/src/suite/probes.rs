@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 18] = [
+const PROBES: [&str; 19] = [
     "clocks",
     "descriptors",
     "devices",
@@ -21,6 +21,7 @@ const PROBES: [&str; 18] = [
     "polling",
     "proc",
     "registers",
+    "selecting",
     "status",
     "timerfd",
     "vdso",
