@@ -15,6 +15,7 @@ pub mod event;
 pub mod facts;
 mod file_table;
 mod inode;
+pub mod inotify;
 pub mod listing;
 pub mod locks;
 pub mod metadata;

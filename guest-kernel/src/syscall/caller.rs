@@ -2,6 +2,7 @@
 
 use super::{AT_FDCWD, Fd};
 use crate::errno::{Errno, Result};
+use crate::fs::inotify::{self, Located};
 use crate::fs::path::{Found, Last, PATH_MAX, walk};
 use crate::fs::permission::Subject;
 use crate::fs::stream::{Stream, StreamRef};
@@ -96,13 +97,26 @@ impl Caller {
     /// # Errors
     /// As [`walk`], EFAULT.
     pub fn find(&self, directory: Fd, path: UserPtr<u8>, flags: u32) -> Result<Inode> {
+        Ok(self.locate(directory, path, flags)?.inode)
+    }
+
+    /// The same, and where it is, for those who watch it or its directory.
+    ///
+    /// # Errors
+    /// As for [`Self::find`].
+    pub fn locate(&self, directory: Fd, path: UserPtr<u8>, flags: u32) -> Result<Located> {
         let path = read_path(path)?;
         let start = self.start(directory, &path)?;
         if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-            return Ok(start);
+            let place = if inotify::is_active() && directory != AT_FDCWD {
+                any_file(directory)?.place()
+            } else {
+                None
+            };
+            return Ok(Located { inode: start, place });
         }
         let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
-        walk(&self.context.root, &start, path, last, &self.subject())?.existing()
+        Located::from_found(walk(&self.context.root, &start, path, last, &self.subject())?)
     }
 }
 

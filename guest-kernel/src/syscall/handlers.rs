@@ -8,6 +8,7 @@ pub use super::directory::*;
 pub use super::epoll::*;
 pub use super::event::*;
 pub use super::identity::*;
+pub use super::inotify::*;
 #[cfg(target_os = "none")]
 pub use super::machine::*;
 pub use super::memory::*;

@@ -13,6 +13,7 @@ mod epoll;
 mod event;
 pub mod handlers;
 mod identity;
+mod inotify;
 #[cfg(target_os = "none")]
 mod machine;
 mod memory;

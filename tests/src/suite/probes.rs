@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 19] = [
+const PROBES: [&str; 20] = [
     "clocks",
     "descriptors",
     "devices",
@@ -13,6 +13,7 @@ const PROBES: [&str; 19] = [
     "eventfd",
     "files",
     "identity",
+    "inotify",
     "int80",
     "memory",
     "paths",
