@@ -169,6 +169,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// EBADF, EISDIR, EINVAL, EFAULT, EAGAIN, EINTR, EIO.
+    #[inline(always)]
     pub fn read(&self, buffer: &mut UserWriter) -> Result<usize> {
         self.told(IN_ACCESS, self.read_unnoticed(buffer))
     }
@@ -190,6 +191,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// ESPIPE, and as for [`Self::read`].
+    #[inline(always)]
     pub fn read_at(&self, offset: u64, buffer: &mut UserWriter) -> Result<usize> {
         if !self.is_readable() {
             return Err(Errno::EBADF);
@@ -220,6 +222,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// EBADF, EINVAL, EFAULT, EAGAIN, EINTR, EIO, EPIPE, ENOSPC, EFBIG.
+    #[inline(always)]
     pub fn write(&self, data: &mut UserReader) -> Result<usize> {
         self.told(IN_MODIFY, self.write_unnoticed(data))
     }
@@ -247,6 +250,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// ESPIPE, and as for [`Self::write`].
+    #[inline(always)]
     pub fn write_at(&self, offset: u64, data: &mut UserReader) -> Result<usize> {
         if !self.is_writable() {
             return Err(Errno::EBADF);
