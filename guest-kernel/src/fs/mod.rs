@@ -9,11 +9,14 @@
 
 pub mod console;
 mod context;
+pub mod epoll;
 pub mod erofs;
+pub mod event;
 mod executing;
 pub mod facts;
 mod file_table;
 mod inode;
+pub mod inotify;
 pub mod listing;
 pub mod locks;
 pub mod metadata;

@@ -5,14 +5,17 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 20] = [
+const PROBES: [&str; 25] = [
     "clocks",
     "descriptors",
     "devices",
+    "epoll",
+    "eventfd",
     "exec",
     "files",
     "groups",
     "identity",
+    "inotify",
     "int80",
     "memory",
     "paths",
@@ -23,8 +26,10 @@ const PROBES: [&str; 20] = [
     "processes",
     "queued",
     "registers",
+    "selecting",
     "status",
     "threads",
+    "timerfd",
     "vdso",
 ];
 
