@@ -133,11 +133,14 @@ pub fn start(info: &'static BootInfo) -> ! {
         probe::set_traced();
     }
     let features = features();
+    drivers::console::take_over(&info.console);
     fs::services::install(&drivers::FILE_SERVICES);
+    let started = start_program(info, &features);
+    // What needs ring 0 comes last: on host B, all before is executed in ring 3.
+    native::end();
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
-    match start_program(info, &features) {
+    match started {
         Ok((frame, root)) => {
-            native::end();
             features.enable();
             // SAFETY: the process keeps its address space, whose root maps the kernel.
             unsafe { probe::enter_user(&frame, root.0) }
