@@ -144,11 +144,14 @@ pub fn start(info: &'static BootInfo) -> ! {
     let features = features();
     HWCAP[0].store(features.hwcap, Ordering::Relaxed);
     HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
+    drivers::console::take_over(&info.console);
     fs::services::install(&drivers::FILE_SERVICES);
+    let started = start_program(info, &features);
+    // What needs ring 0 comes last: on host B, all before is executed in ring 3.
+    native::end();
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
-    match start_program(info, &features) {
+    match started {
         Ok((frame, root)) => {
-            native::end();
             features.enable();
             if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
                 let [low, size, _, high] = cpu::cpuid(0xd, 0);
