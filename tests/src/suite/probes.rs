@@ -5,18 +5,20 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 15] = [
+const PROBES: [&str; 17] = [
     "clocks",
     "descriptors",
     "devices",
     "files",
     "identity",
     "int80",
+    "limits",
     "memory",
     "paths",
     "pipes",
     "pointers",
     "polling",
+    "privileges",
     "proc",
     "registers",
     "status",
