@@ -128,6 +128,8 @@ const BELOW_ROOT: u64 = PRESENT | WRITABLE | USER | ACCESSED;
 fn pml4(user: u64) -> String {
     let flags = PRESENT | WRITABLE | ACCESSED | user;
     table(&[
+        // Not present: where a root's second one is, see `memory::page_table`.
+        (257, "start_pml4 - image_offset".into(), 0),
         (273, "direct_map_pdpt - image_offset".into(), flags),
         (510, "stack_area_pdpt - image_offset".into(), flags),
         (511, "image_pdpt - image_offset".into(), flags),

@@ -4,13 +4,13 @@ pub mod pvh;
 
 use crate::arch::cpu::{self, cr4};
 use crate::arch::frame::{rflags, selector};
-use crate::arch::{TrapFrame, image_address, native, probe};
+use crate::arch::{TrapFrame, fpu, image_address, native, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
 use crate::memory::areas::{Area, Backing, FileLabel, Label, Protection};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
-use crate::process::{self, Process, Program};
+use crate::process::{self, Program};
 use crate::{drivers, fs, log, random, time};
 use airlock_abi::boot::{BootInfo, CpuidLeaf, Range, flags};
 use airlock_abi::exit::Exit;
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Slots of the page table root that the kernel occupies; see the linker script.
-const KERNEL_SLOTS: [usize; 3] = [273, 510, 511];
+pub const KERNEL_SLOTS: [usize; 3] = [273, 510, 511];
 
 static CPUS: AtomicU64 = AtomicU64::new(1);
 /// Bits of [`flags`] that the VMM set.
@@ -34,6 +34,17 @@ pub fn has_flag(flag: u64) -> bool {
 pub fn cpus() -> u64 {
     CPUS.load(Ordering::Relaxed)
 }
+
+/// AT_HWCAP and AT_HWCAP2 for programs.
+static HWCAP: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// AT_HWCAP and AT_HWCAP2 for programs.
+pub fn hardware_capabilities() -> (u64, u64) {
+    (HWCAP[0].load(Ordering::Relaxed), HWCAP[1].load(Ordering::Relaxed))
+}
+
+/// Components of XSAVE that programs may use: x87, SSE, AVX, and the three of AVX-512.
+const USER_COMPONENTS: u64 = 0b1110_0111;
 
 /// What CPUID has and the kernel uses: bits of CR4, components of XSAVE, and what programs are told.
 struct Features {
@@ -78,8 +89,6 @@ fn features() -> Features {
     let mut components = 0;
     if bits & cr4::OSXSAVE != 0 {
         let [low, _, _, high] = cpu::cpuid(0xd, 0);
-        // x87, SSE, AVX, and the three of AVX-512: what signal frames can hold.
-        const USER_COMPONENTS: u64 = 0b1110_0111;
         components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
     }
     let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
@@ -133,6 +142,13 @@ pub fn start(info: &'static BootInfo) -> ! {
         probe::set_traced();
     }
     let features = features();
+    if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
+        let [low, size, _, high] = cpu::cpuid(0xd, 0);
+        let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
+        fpu::use_vmm(components, usize_from(size.into()));
+    }
+    HWCAP[0].store(features.hwcap, Ordering::Relaxed);
+    HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
     drivers::console::take_over(&info.console);
     fs::services::install(&drivers::FILE_SERVICES);
     let started = start_program(info, &features);
@@ -143,7 +159,7 @@ pub fn start(info: &'static BootInfo) -> ! {
         Ok((frame, root)) => {
             features.enable();
             // SAFETY: the process keeps its address space, whose root maps the kernel.
-            unsafe { probe::enter_user(&frame, root.0) }
+            unsafe { probe::enter_user(&frame, root) }
         }
         Err(error) => {
             log!("cannot start the program: {error}");
@@ -168,7 +184,19 @@ impl PageSource for FixedPages {
     }
 }
 
-fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> Result<u64> {
+/// Guest-physical address of the page table root that is linked in.
+pub fn kernel_root() -> PhysAddr {
+    unsafe extern "C" {
+        static kernel_pml4: u8;
+    }
+    image_address(&raw const kernel_pml4)
+}
+
+/// Maps the vDSO and its data above the stack, if there is room; returns the address of its header.
+///
+/// # Errors
+/// ENOMEM.
+pub fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> Result<u64> {
     // Above the stack if there is room in the same page table, as on Linux; it saves a frame, too.
     const SPAN: u64 = 512 * PAGE;
     let room = (stack_top | (SPAN - 1)).saturating_sub(stack_top + 3 * PAGE) / PAGE;
@@ -187,9 +215,6 @@ fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> 
 }
 
 fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, PhysAddr)> {
-    unsafe extern "C" {
-        static kernel_pml4: u8;
-    }
     let image = PhysAddr(info.root_image.start);
     // SAFETY: the root image stays mapped, read-only, as long as the machine runs.
     let image_bytes =
@@ -233,7 +258,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         }),
         source: file,
     };
-    let space = AddressSpace::new(image_address(&raw const kernel_pml4), &KERNEL_SLOTS)?;
+    let space = AddressSpace::new(kernel_root(), &KERNEL_SLOTS)?;
     let mut layout = stack::place(&space, &mut entropy)?;
     let vdso = map_vdso(&space, layout.stack_start, &mut entropy)?;
     let loaded = elf::load(&space, &executable, &mut entropy)?;
@@ -264,17 +289,14 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
     let space = Arc::new(space);
     let space_root = space.root();
-    process::adopt(Process::first(process::New {
+    process::start_first(process::First {
         memory: space,
         files,
         fs: context,
-        program: Program {
-            name: name[..name.len().min(15)].to_vec(),
-            path: path.to_vec(),
-            auxiliary: (0, 0),
-        },
+        program: Program { path: path.to_vec(), auxiliary: (0, 0) },
+        name: name.to_vec(),
         start_ns: time::monotonic_ns(),
-    }));
+    });
     let frame = TrapFrame {
         rip: loaded.entry,
         cs: selector::USER_CODE.into(),

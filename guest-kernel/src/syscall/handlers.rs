@@ -2,9 +2,15 @@
 
 pub use super::attributes::*;
 #[cfg(target_os = "none")]
+pub use super::clone::*;
+#[cfg(target_os = "none")]
 pub use super::deliver::rt_sigreturn;
 pub use super::descriptor::*;
 pub use super::directory::*;
+#[cfg(target_os = "none")]
+pub use super::exec::*;
+#[cfg(target_os = "none")]
+pub use super::futex::{futex, get_robust_list, set_robust_list};
 pub use super::identity::*;
 #[cfg(target_os = "none")]
 pub use super::machine::*;
@@ -19,3 +25,5 @@ pub use super::signal::*;
 pub use super::status::*;
 pub use super::system::*;
 pub use super::time::*;
+#[cfg(target_os = "none")]
+pub use super::wait::*;

@@ -92,7 +92,7 @@ global_asm!(
     start_first = sym start_first,
     start_secondary = sym start_secondary,
     start_pvh = sym start_pvh,
-    secondary_stack = sym crate::sched::SECONDARY_STACK,
+    secondary_stack = sym crate::sched::cpus::SECONDARY_STACK,
 );
 
 /// Guest-virtual address at which guest-physical address 0 appears in the image's window.
@@ -142,11 +142,11 @@ pub fn image_address<T>(pointer: *const T) -> PhysAddr {
 
 /// First Rust code on the other vCPUs.
 extern "C" fn start_secondary(index: u32) -> ! {
-    let stack = crate::sched::SECONDARY_STACK.load(core::sync::atomic::Ordering::Acquire);
+    let stack = crate::sched::cpus::SECONDARY_STACK.load(core::sync::atomic::Ordering::Acquire);
     // SAFETY: the first thing that this vCPU does; vCPU 0 prepared its block and checked the index.
     unsafe { cpu::init(index, stack, probe::syscall_target()) };
     probe::enable_here();
-    crate::sched::secondary()
+    crate::sched::cpus::secondary()
 }
 
 const _: () = assert!(layout::KERNEL_BASE == 0x10_0000, "build.rs links the kernel there");

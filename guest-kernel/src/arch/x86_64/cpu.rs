@@ -2,9 +2,11 @@
 
 use super::frame::{TrapFrame, selector};
 use super::native::{self, Native};
+use crate::memory::PhysAddr;
+use crate::process::Thread;
 use crate::sync::SpinLock;
 use airlock_abi::boot::CpuidLeaf;
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// As many vCPUs as the kernel supports; x2APIC ids up to 254 are addressable by MSI.
@@ -109,8 +111,14 @@ pub struct Cpu {
     pub(super) work: AtomicBool,
     /// Number of this vCPU, also its APIC id.
     index: AtomicU32,
-    /// The thread that runs, for `sched`.
-    pub thread: AtomicPtr<()>,
+    /// The thread that runs; the vCPU holds a reference to it.
+    pub thread: AtomicPtr<Thread>,
+    /// Whether another thread shall have its turn.
+    switch: AtomicBool,
+    /// Whether the callee-saved registers of the program are in its frame already; see `entry`.
+    pub(super) complete: AtomicBool,
+    /// What CR3 holds.
+    root: AtomicU64,
     /// What host B needs.
     pub(super) native: Native,
     gdt: [u64; 10],
@@ -143,6 +151,9 @@ impl Cpu {
             work: AtomicBool::new(false),
             index: AtomicU32::new(0),
             thread: AtomicPtr::new(core::ptr::null_mut()),
+            switch: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
+            root: AtomicU64::new(0),
             native: Native::new(),
             gdt: GDT,
             tss: TaskState {
@@ -200,6 +211,38 @@ impl Cpu {
     /// Begins the work that was asked for; more may be asked for meanwhile.
     pub fn take_work(&self) {
         self.work.store(false, Ordering::Relaxed);
+    }
+
+    /// Asks for a turn of another thread, on the way back to ring 3.
+    pub fn request_switch(&self) {
+        self.switch.store(true, Ordering::Relaxed);
+        self.request_work();
+    }
+
+    /// Whether that was asked for.
+    pub fn take_switch(&self) -> bool {
+        self.switch.load(Ordering::Relaxed) && self.switch.swap(false, Ordering::Relaxed)
+    }
+
+    /// What CR3 holds (guest-physical).
+    pub fn root(&self) -> PhysAddr {
+        PhysAddr(self.root.load(Ordering::Relaxed))
+    }
+
+    /// Switches to another address space.
+    ///
+    /// # Safety
+    /// As for [`switch_space`].
+    pub unsafe fn set_root(&self, root: PhysAddr) {
+        self.root.store(root.0, Ordering::Relaxed);
+        // SAFETY: by the contract.
+        unsafe { switch_space(root.0) };
+    }
+
+    /// The next system call is handled by a function that was called from Rust: the program's frame is
+    /// complete.
+    pub fn set_frame_complete(&self) {
+        self.complete.store(true, Ordering::Relaxed);
     }
 
     /// Sends the way back to the program through the slow path, once.
@@ -443,13 +486,24 @@ pub unsafe fn read_xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// The block of a vCPU that has started.
+pub fn by_index(index: u32) -> &'static Cpu {
+    let cpu = CPUS[index as usize].load(Ordering::Acquire);
+    // SAFETY: blocks are never freed, and whoever knows the index knows that the vCPU has started.
+    unsafe { &*cpu }
+}
+
+/// The program's registers when it entered the kernel, at the top of the running thread's stack.
+pub fn program_frame() -> *mut TrapFrame {
+    let top = Cpu::current().stack_top.load(Ordering::Relaxed);
+    core::ptr::with_exposed_provenance_mut::<TrapFrame>(crate::memory::usize_from(top))
+        .wrapping_sub(1)
+}
+
 /// The program's RSP when it entered the kernel with a system call, an exception or an interrupt.
 pub fn program_rsp() -> u64 {
-    let top = Cpu::current().stack_top.load(Ordering::Relaxed);
-    let frame = core::ptr::with_exposed_provenance::<TrapFrame>(crate::memory::usize_from(top))
-        .wrapping_sub(1);
     // SAFETY: the program's registers lie at the top of the stack while it is in the kernel.
-    unsafe { (*frame).rsp }
+    unsafe { (*program_frame()).rsp }
 }
 
 /// Address of the page fault that is being handled.
@@ -489,6 +543,34 @@ pub fn flush_page(address: u64) {
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
 }
 
+/// Forgets the translation of a page that was just faulted on. The processor does so by itself (SDM volume
+/// 3, section 4.10.4.1), but need not be the only one that remembers; host B's KVM looks again after a
+/// fault, too.
+pub fn forget_fault(address: u64) {
+    if !native::is_here() {
+        flush_page(address);
+    }
+}
+
+/// Forgets all translations of programs' pages on this vCPU.
+pub fn flush_all() {
+    if native::is_here() {
+        return Cpu::current().native.note_stale();
+    }
+    reload_root();
+}
+
+/// The index if it is below the limit, else 0; without a branch that could be mispredicted.
+#[inline]
+pub fn masked_index(index: usize, limit: usize) -> usize {
+    let masked;
+    // SAFETY: arithmetic only.
+    unsafe {
+        asm!("cmp {i}, {l}", "sbb {m}, {m}", "and {m}, {i}", i = in(reg) index, l = in(reg) limit, m = out(reg) masked, options(pure, nomem, nostack));
+    }
+    masked
+}
+
 /// Time stamp counter.
 #[inline]
 pub fn read_tsc() -> u64 {
@@ -496,14 +578,48 @@ pub fn read_tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+global_asm!(
+    ".pushsection .text.idle, \"ax\", @progbits",
+    ".global idle",
+    "idle: sti",
+    ".global idle_halt",
+    "idle_halt: hlt",
+    ".global idle_end",
+    "idle_end: cli",
+    "    ret",
+    ".popsection",
+);
+
 /// Waits for an interrupt, which is handled before this returns; interrupts are off again then.
 pub fn wait_for_interrupt() {
+    unsafe extern "C" {
+        /// STI takes effect after HLT begins, so that no interrupt slips in between.
+        fn idle();
+    }
     let was_native = native::is_here();
-    // SAFETY: STI takes effect after HLT begins, so that no interrupt slips in between. Handlers
-    // preserve registers, and do not touch what the caller may have borrowed.
-    unsafe { asm!("sti", "hlt", "cli") };
+    // SAFETY: interrupt entry preserves registers, and handlers do not touch what the caller may have
+    // borrowed.
+    unsafe { idle() };
     if was_native {
         native::resume();
+    }
+}
+
+/// Where an interrupt that arrived at `rip` in the kernel returns to: behind the HLT of
+/// [`wait_for_interrupt`], if it came before it.
+///
+/// On a processor it cannot. But who emulates one may lose the shadow of STI: QEMU's TCG does when
+/// a VM exit falls between STI and HLT, since its VMRUN does not load the shadow from the VMCB, as AMD64
+/// APM volume 2, section 15.21.5 asks. The HLT would then wait for an event that has been.
+pub fn behind_halt(rip: u64) -> u64 {
+    unsafe extern "C" {
+        static idle_halt: u8;
+        static idle_end: u8;
+    }
+    if rip == (&raw const idle_halt).expose_provenance() as u64 {
+        (&raw const idle_end).expose_provenance() as u64
+    } else {
+        rip
     }
 }
 

@@ -39,6 +39,14 @@ unsafe extern "C" {
     pub fn return_to_user(frame: *const TrapFrame) -> !;
     /// Continues on another kernel stack; see `sched`.
     pub fn switch_stacks(save: *mut u64, load: u64);
+    /// Handlers of calls that copy all of the program's registers.
+    pub fn clone_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
+    /// See [`clone_entry`].
+    pub fn fork_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
+    /// See [`clone_entry`].
+    pub fn vfork_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
+    /// See [`clone_entry`].
+    pub fn clone3_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
     /// First code of a thread that [`switch_stacks`] has never left: calls RBX(R12).
     pub fn thread_start();
 }
@@ -135,9 +143,36 @@ global_asm!(
     "    push r9",
     "    push r10",
     "    sub rsp, 64",
+    "    mov [rsp + 8], r15",
+    "    mov [rsp + 16], r14",
+    "    mov [rsp + 24], r13",
+    "    mov [rsp + 32], r12",
+    "    mov [rsp + 40], rbp",
+    "    mov [rsp + 48], rbx",
     "    lea rdi, [rsp + 8]",
     "    call {traced}",
     "    jmp syscall_slow_exit",
+    // Calls that copy all of the program's registers: the frame gets those that handlers preserve. A
+    // caller in Rust has seen to that, and says so.
+    ".macro with_whole_frame name, target",
+    ".balign 16",
+    ".global \\name",
+    "\\name:",
+    "    cmp byte ptr gs:[{complete}], 0",
+    "    jne 1f",
+    "    mov [rsp + 16], r15",
+    "    mov [rsp + 24], r14",
+    "    mov [rsp + 32], r13",
+    "    mov [rsp + 40], r12",
+    "    mov [rsp + 48], rbp",
+    "    mov [rsp + 56], rbx",
+    "1:  mov byte ptr gs:[{complete}], 0",
+    "    jmp \\target",
+    ".endm",
+    "with_whole_frame clone_entry, {clone}",
+    "with_whole_frame fork_entry, {fork}",
+    "with_whole_frame vfork_entry, {vfork}",
+    "with_whole_frame clone3_entry, {clone3}",
     // The boot-time probe: RDI is passed on, RSI is the stack to go on with. GS stays what it is.
     ".global probe_start",
     "probe_start:",
@@ -367,6 +402,11 @@ global_asm!(
     iret_only = const IRET_ONLY,
     not_trap = const !(1 << 8),
     gs_base = const msr::GS_BASE,
+    complete = const offset_of!(Cpu, complete),
+    clone = sym crate::syscall::whole_frame::clone,
+    fork = sym crate::syscall::whole_frame::fork,
+    vfork = sym crate::syscall::whole_frame::vfork,
+    clone3 = sym crate::syscall::whole_frame::clone3,
     unknown = sym crate::syscall::unknown_number,
     traced = sym crate::syscall::traced_call,
     probe_arrived = sym super::probe::arrived,

@@ -41,3 +41,30 @@ pub unsafe fn extend_direct_map(ranges: [(u64, u64); 3], free: &mut u64) {
     }
     *free = next;
 }
+
+/// Index of the first entry that is not 0 in `[from, to)` of a table; `to` if there is none.
+///
+/// A string instruction, since most entries are 0 and an interpreter pays by the instruction.
+///
+/// # Safety
+/// The table has at least `to` entries.
+pub unsafe fn next_used(table: *const u64, from: usize, to: usize) -> usize {
+    if from >= to {
+        return to;
+    }
+    let left: usize;
+    let found: u8;
+    // SAFETY: reads entries `from` to `to`, which the table has by the contract.
+    unsafe {
+        core::arch::asm!(
+            "xor eax, eax",
+            "repe scasq",
+            "setne al",
+            inout("rdi") table.add(from) => _,
+            inout("rcx") to - from => left,
+            out("al") found,
+            options(nostack, readonly),
+        );
+    }
+    if found == 0 { to } else { to - left - 1 }
+}

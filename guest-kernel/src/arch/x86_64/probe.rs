@@ -9,6 +9,7 @@
 use super::cpu::{self, Cpu, msr};
 use super::frame::TrapFrame;
 use super::{entry, native};
+use crate::memory::PhysAddr;
 use airlock_abi::boot::BootInfo;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -82,14 +83,14 @@ pub extern "C" fn arrived(info: &'static BootInfo, ring: u32) -> ! {
 ///
 /// # Safety
 /// As for [`cpu::switch_space`]; the frame is a ring 3 state.
-pub unsafe fn enter_user(frame: &TrapFrame, root: u64) -> ! {
+pub unsafe fn enter_user(frame: &TrapFrame, root: PhysAddr) -> ! {
     // SAFETY: by the contract; the target is one of the two entries.
     unsafe {
-        cpu::switch_space(root);
+        Cpu::current().set_root(root);
         cpu::set_syscall_target(syscall_target());
     }
     enable_here();
-    crate::sched::start_secondaries(crate::boot::cpus());
+    crate::sched::cpus::start_secondaries(crate::boot::cpus());
     // SAFETY: a complete ring 3 state, made by `exec`.
     unsafe { entry::return_to_user(frame) }
 }
