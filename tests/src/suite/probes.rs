@@ -5,12 +5,17 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 15] = [
+const PROBES: [&str; 25] = [
     "clocks",
     "descriptors",
     "devices",
+    "epoll",
+    "eventfd",
+    "exec",
     "files",
+    "groups",
     "identity",
+    "inotify",
     "int80",
     "memory",
     "paths",
@@ -18,8 +23,13 @@ const PROBES: [&str; 15] = [
     "pointers",
     "polling",
     "proc",
+    "processes",
+    "queued",
     "registers",
+    "selecting",
     "status",
+    "threads",
+    "timerfd",
     "vdso",
 ];
 
