@@ -142,6 +142,11 @@ pub fn start(info: &'static BootInfo) -> ! {
         probe::set_traced();
     }
     let features = features();
+    if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
+        let [low, size, _, high] = cpu::cpuid(0xd, 0);
+        let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
+        fpu::use_vmm(components, usize_from(size.into()));
+    }
     HWCAP[0].store(features.hwcap, Ordering::Relaxed);
     HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
     drivers::console::take_over(&info.console);
@@ -153,11 +158,6 @@ pub fn start(info: &'static BootInfo) -> ! {
     match started {
         Ok((frame, root)) => {
             features.enable();
-            if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
-                let [low, size, _, high] = cpu::cpuid(0xd, 0);
-                let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
-                fpu::use_vmm(components, usize_from(size.into()));
-            }
             // SAFETY: the process keeps its address space, whose root maps the kernel.
             unsafe { probe::enter_user(&frame, root) }
         }

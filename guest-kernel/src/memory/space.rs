@@ -8,7 +8,7 @@ use super::bytes::SharedBytes;
 use super::frame::{Content, Frame};
 use super::page_table::{Entry, Leaf, PageTable, Slot, flag};
 use super::{Page, PageSource};
-use crate::arch::cpu::flush_page;
+use crate::arch::cpu::{flush_page, forget_fault};
 use crate::errno::{Errno, Result};
 use crate::signal::Fault;
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -678,7 +678,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Makes one page of an area accessible; says whether it is an image's page.
+    /// Makes one page of an area accessible, of which the processor remembers nothing; says whether it is
+    /// an image's page.
     fn map_page(
         &self,
         inner: &mut Inner,
@@ -695,7 +696,7 @@ impl AddressSpace {
             } else {
                 // Another vCPU was first, or the processor remembered less than the tables say.
             }
-            flush_page(address);
+            forget_fault(address);
             return Ok(false);
         }
         let rights = rights(area.protection);
@@ -881,6 +882,8 @@ impl AddressSpace {
         if !present(entry) {
             let area = area.clone();
             self.map_page(&mut inner, &area, page, access).map_err(|_| Errno::EFAULT)?;
+            // Nothing has faulted on it, so that the processor may remember what was there.
+            flush_page(page);
             entry = self.table.look(page);
             if !present(entry) {
                 return Err(Errno::EFAULT);

@@ -257,7 +257,9 @@ mod dispatch {
         if matches!(index, CLONE | FORK | VFORK | CLONE3) {
             Cpu::current().set_frame_complete();
         }
-        match SYSTEM_CALLS.get(index) {
+        // Also a mispredicted branch reads only from the table (Spectre v1).
+        let index = crate::arch::cpu::masked_index(index, LIMIT);
+        match SYSTEM_CALLS.get(index).filter(|_| number < LIMIT as u64) {
             // SAFETY: handlers take any arguments; those that read the program's frame find it whole.
             Some(handler) => unsafe { handler(a, b, c, d, e, f) },
             None => unknown_number(number),
