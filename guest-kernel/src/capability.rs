@@ -49,6 +49,8 @@ pub enum Capability {
     SysTime = 25,
     /// Make device nodes.
     Mknod = 27,
+    /// Set alarms that wake the machine.
+    WakeAlarm = 35,
 }
 
 /// The highest that there is: `CAP_CHECKPOINT_RESTORE`.

@@ -253,6 +253,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let mut random = [0; 16];
     random.copy_from_slice(&info.first_random[..16]);
 
+    let executing = fs::Executing::new(file.inode())?;
     let metadata = file.metadata()?;
     let executable = Executable {
         size: metadata.size,
@@ -299,7 +300,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         memory: space,
         files,
         fs: context,
-        program: Program { path: path.to_vec() },
+        program: Program { path: path.to_vec(), executing: Some(executing) },
         name: name.to_vec(),
         start_ns: time::monotonic_ns(),
     });

@@ -55,6 +55,8 @@ pub const FIRST: Pid = 2;
 pub struct Program {
     /// `/proc/PID/exe`.
     pub path: Vec<u8>,
+    /// Keeps others from writing to the file.
+    pub executing: Option<Arc<fs::Executing>>,
 }
 
 /// One process: what its threads share.

@@ -1,5 +1,9 @@
 //! Locks. Ring 0 runs with interrupts off (see `sched`), so a spin lock needs no more than an atomic.
 
+mod lazy;
+
+pub use lazy::Lazy;
+
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +55,12 @@ impl<T: ?Sized> SpinLock<T> {
     /// The value, which nobody else can have.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
+    }
+}
+
+impl<T: Default> Default for SpinLock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
     }
 }
 

@@ -8,11 +8,14 @@ pub use super::clone::*;
 pub use super::deliver::rt_sigreturn;
 pub use super::descriptor::*;
 pub use super::directory::*;
+pub use super::epoll::*;
+pub use super::event::*;
 #[cfg(target_os = "none")]
 pub use super::exec::*;
 #[cfg(target_os = "none")]
 pub use super::futex::{futex, get_robust_list, set_robust_list};
 pub use super::identity::*;
+pub use super::inotify::*;
 #[cfg(target_os = "none")]
 pub use super::machine::*;
 pub use super::memory::*;

@@ -12,12 +12,15 @@ mod clone;
 mod deliver;
 mod descriptor;
 mod directory;
+mod epoll;
+mod event;
 #[cfg(target_os = "none")]
 mod exec;
 #[cfg(target_os = "none")]
 mod futex;
 pub mod handlers;
 mod identity;
+mod inotify;
 #[cfg(target_os = "none")]
 mod machine;
 mod memory;

@@ -5,12 +5,17 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 17] = [
+const PROBES: [&str; 27] = [
     "clocks",
     "descriptors",
     "devices",
+    "epoll",
+    "eventfd",
+    "exec",
     "files",
+    "groups",
     "identity",
+    "inotify",
     "int80",
     "limits",
     "memory",
@@ -20,8 +25,13 @@ const PROBES: [&str; 17] = [
     "polling",
     "privileges",
     "proc",
+    "processes",
+    "queued",
     "registers",
+    "selecting",
     "status",
+    "threads",
+    "timerfd",
     "vdso",
 ];
 
