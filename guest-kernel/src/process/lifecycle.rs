@@ -94,6 +94,11 @@ impl Process {
         self.life.lock().threads.first().cloned()
     }
 
+    /// Whether its end is decided.
+    pub fn is_ending(&self) -> bool {
+        self.life.lock().exit.is_some()
+    }
+
     /// Whether all its threads have ended.
     pub fn is_zombie(&self) -> bool {
         self.life.lock().zombie

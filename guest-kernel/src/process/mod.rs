@@ -14,6 +14,8 @@ mod ending;
 mod facts;
 mod lifecycle;
 mod limits;
+#[cfg(target_os = "none")]
+mod out_of_memory;
 mod own;
 mod signals;
 pub mod table;
@@ -25,6 +27,8 @@ pub use credentials::{Credentials, securebits};
 pub use ending::*;
 pub use lifecycle::*;
 pub use limits::{Limit, Limits, bounds, resource};
+#[cfg(target_os = "none")]
+pub use out_of_memory::{relieve, relieve_copy, relieve_reserve};
 pub use own::Own;
 pub use signals::*;
 pub use table::{all, find, find_thread};

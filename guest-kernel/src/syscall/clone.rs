@@ -4,6 +4,7 @@ use crate::arch::TrapFrame;
 use crate::arch::cpu::program_frame;
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
+use crate::memory::frame;
 use crate::memory::user::Plain;
 use crate::memory::{USER_END, UserPtr};
 use crate::process::{
@@ -195,6 +196,7 @@ impl Drop for NewId {
 
 fn clone_with(request: Request) -> Result<Pid> {
     request.check()?;
+    frame::check_room()?;
     let me = current();
     let new_process = !request.has(CLONE_THREAD);
     if new_process {

@@ -303,6 +303,7 @@ mod dispatch {
         if cpu.take_switch() {
             crate::sched::run::preempt();
         }
+        crate::process::relieve_reserve();
         super::deliver::on_the_way_out(frame, from_call != 0);
     }
 }
