@@ -15,7 +15,7 @@ use airlock_abi::boot::Range;
 use airlock_abi::layout::{HIGH_RAM_BASE, KERNEL_BASE, LOW_RAM_END, ROOT_IMAGE_BASE};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion,
+    MmapRegion, VolatileSlice,
 };
 
 use crate::config::{Piece, RootImage};
@@ -195,6 +195,12 @@ impl GuestMemory {
     /// Where RAM begins.
     pub fn ram_base(&self) -> u64 {
         self.ram.iter().next().map_or(KERNEL_BASE, |region| region.start_addr().0)
+    }
+
+    /// The page of RAM at a guest-physical address.
+    pub fn page(&self, address: u64) -> Option<VolatileSlice<'_>> {
+        let length = usize::try_from(PAGE).ok()?;
+        self.ram.get_slice(GuestAddress(address), length).ok()
     }
 
     /// Up to `limit` bytes of code at an address, if it is in the kernel or in RAM.

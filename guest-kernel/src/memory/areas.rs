@@ -178,6 +178,17 @@ impl Areas {
         self.list.try_reserve_exact(USUAL).map_err(|_| Errno::ENOMEM)
     }
 
+    /// A copy.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn try_clone(&self) -> Result<Self> {
+        let mut list = Vec::new();
+        list.try_reserve(self.list.len() + 4).map_err(|_| Errno::ENOMEM)?;
+        list.extend(self.list.iter().cloned());
+        Ok(Self { list })
+    }
+
     /// In ascending order.
     pub fn iter(&self) -> impl Iterator<Item = &Area> {
         self.list.iter()

@@ -44,6 +44,14 @@ impl<T: ?Sized> SpinLock<T> {
         (!self.locked.swap(true, Ordering::Acquire)).then_some(SpinLockGuard { lock: self })
     }
 
+    /// The guard of a lock that is held, and whose guard was forgotten.
+    ///
+    /// # Safety
+    /// That is so, and the caller is the only one who makes a guard of it.
+    pub unsafe fn inherit(&self) -> SpinLockGuard<'_, T> {
+        SpinLockGuard { lock: self }
+    }
+
     /// The value, which nobody else can have.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()

@@ -2,11 +2,17 @@
 
 pub use super::attributes::*;
 #[cfg(target_os = "none")]
+pub use super::clone::*;
+#[cfg(target_os = "none")]
 pub use super::deliver::rt_sigreturn;
 pub use super::descriptor::*;
 pub use super::directory::*;
 pub use super::epoll::*;
 pub use super::event::*;
+#[cfg(target_os = "none")]
+pub use super::exec::*;
+#[cfg(target_os = "none")]
+pub use super::futex::{futex, get_robust_list, set_robust_list};
 pub use super::identity::*;
 pub use super::inotify::*;
 #[cfg(target_os = "none")]
@@ -22,3 +28,5 @@ pub use super::signal::*;
 pub use super::status::*;
 pub use super::system::*;
 pub use super::time::*;
+#[cfg(target_os = "none")]
+pub use super::wait::*;

@@ -6,7 +6,7 @@ use crate::fs::services::services;
 use crate::fs::{FileRef, stream::Events};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
-use crate::process::current;
+use crate::process::{self, current};
 use crate::sched;
 use crate::signal::UNBLOCKABLE;
 use crate::time::timespec::{Timespec, Timeval};
@@ -68,9 +68,13 @@ fn wait(asked: &[Asked], deadline: Option<u64>) -> Result<Vec<u16>> {
     Ok(found)
 }
 
-/// The deadline that is so many nanoseconds from now.
+fn now() -> u64 {
+    services().map_or(0, |services| services.monotonic_ns())
+}
+
+/// The deadline that is so many nanoseconds from now, or that of the call which this one continues.
 pub(super) fn after(ns: u64) -> u64 {
-    services().map_or(0, |services| services.monotonic_ns()).saturating_add(ns)
+    current().deadline(now().saturating_add(ns))
 }
 
 fn poll_until(fds: UserPtr<PollFd>, count: u32, deadline: Option<u64>) -> Result<usize> {
@@ -119,7 +123,7 @@ pub(super) fn deadline_from_timespec(timeout: UserPtr<[i64; 2]>) -> Result<Optio
 
 /// What is left until a deadline, in nanoseconds.
 fn left(deadline: u64) -> u64 {
-    deadline.saturating_sub(after(0))
+    deadline.saturating_sub(now())
 }
 
 /// Tells the program what is left of its timeout, as Linux does; that it cannot be written is ignored.
@@ -163,9 +167,9 @@ pub(super) fn with_mask<T>(
     let mask = mask.read()? & !UNBLOCKABLE;
     let process = current();
     let old = core::mem::replace(&mut process.signals.lock().mask, mask);
-    // A signal may be pending that was blocked until now.
-    #[cfg(target_os = "none")]
-    crate::arch::Cpu::current().request_work();
+    if process::deliverable(&process) {
+        process.notify();
+    }
     let result = wait();
     let mut signals = process.signals.lock();
     if matches!(result, Err(Errno::EINTR)) {

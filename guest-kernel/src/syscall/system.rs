@@ -128,16 +128,11 @@ pub fn prctl(
                 name[len] = byte;
                 len += 1;
             }
-            process.program.lock().name = name[..len].to_vec();
+            *process.name.lock() = crate::process::short_name(&name[..len]);
             Ok(0)
         }
         PR_GET_NAME => {
-            let mut name = [0; NAME_SIZE];
-            {
-                let program = process.program.lock();
-                let len = program.name.len().min(NAME_SIZE - 1);
-                name[..len].copy_from_slice(&program.name[..len]);
-            }
+            let name: [u8; NAME_SIZE] = *process.name.lock();
             UserPtr::new(argument).write(name)?;
             Ok(0)
         }
@@ -156,8 +151,11 @@ pub fn prctl(
     }
 }
 
-/// `sched_yield(2)`: nobody else could run.
-pub fn sched_yield() {}
+/// `sched_yield(2)`.
+pub fn sched_yield() {
+    #[cfg(target_os = "none")]
+    crate::sched::run::yield_now();
+}
 
 /// The process with this id, or the caller for 0.
 fn scheduled(pid: Pid) -> Result<()> {

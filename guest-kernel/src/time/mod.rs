@@ -6,13 +6,11 @@
 //! * [`clock`]: the clocks by their ids
 //! * [`timespec`]: times as programs write them
 //! * [`timers`]: what shall happen at a time
-//! * [`usage`]: CPU time
 
 pub mod clock;
 pub mod timers;
 pub mod timespec;
 pub mod tsc;
-pub mod usage;
 pub mod vdso;
 pub mod vvar;
 
@@ -43,6 +41,14 @@ pub fn frequency_khz() -> u64 {
 /// Nanoseconds since boot: `CLOCK_MONOTONIC`. 0 until [`VVAR`] was started.
 pub fn monotonic_ns() -> u64 {
     VVAR.monotonic(tsc::read())
+}
+
+/// How long so many ticks of the TSC are, in nanoseconds.
+pub fn tsc_ns(ticks: u64) -> u64 {
+    match frequency_khz() {
+        0 => 0,
+        khz => u64::try_from(u128::from(ticks) * 1_000_000 / u128::from(khz)).unwrap_or(u64::MAX),
+    }
 }
 
 /// Nanoseconds since 1970: `CLOCK_REALTIME`.

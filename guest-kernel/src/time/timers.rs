@@ -283,13 +283,10 @@ pub fn clock_was_set() {
     program();
 }
 
-/// Programs this vCPU's local timer for the earliest deadline, if there is one.
+/// Programs this vCPU's local timer for the earliest deadline, if nothing else comes before.
 #[cfg(target_os = "none")]
 pub fn program() {
-    if let Some(deadline) = next() {
-        let left = deadline.saturating_sub(super::monotonic_ns());
-        crate::arch::apic::set_timer(left.max(1));
-    }
+    crate::sched::run::program_timer();
 }
 
 /// On the host there is no local timer: tests call [`run_expired`].
