@@ -245,6 +245,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let mut random = [0; 16];
     random.copy_from_slice(&info.first_random[..16]);
 
+    let executing = fs::Executing::new(file.inode())?;
     let metadata = file.metadata()?;
     let executable = Executable {
         size: metadata.size,
@@ -290,7 +291,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         memory: space,
         files,
         fs: context,
-        program: Program { path: path.to_vec(), auxiliary: (0, 0) },
+        program: Program { path: path.to_vec(), executing: Some(executing), auxiliary: (0, 0) },
         name: name.to_vec(),
         start_ns: time::monotonic_ns(),
     });

@@ -12,6 +12,7 @@ mod context;
 pub mod epoll;
 pub mod erofs;
 pub mod event;
+mod executing;
 pub mod facts;
 mod file_table;
 mod inode;
@@ -35,6 +36,7 @@ pub mod tmpfs;
 pub mod tty;
 
 pub use context::Context;
+pub use executing::{Executing, check_writable};
 pub use file_table::FileTable;
 pub use inode::{Inode, Target};
 pub use metadata::{Metadata, Timestamp};

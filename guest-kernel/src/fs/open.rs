@@ -1,6 +1,7 @@
 //! `open(2)`, apart from descriptors.
 
 use super::context::Context;
+use super::executing::check_writable;
 use super::inode::Inode;
 use super::inotify;
 use super::metadata::{PERMISSIONS, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG};
@@ -75,10 +76,14 @@ pub fn open(
         _ => {}
     }
     subject.check(&inode, wanted(flags))?;
+    if kind == S_IFREG && writes {
+        check_writable(&inode)?;
+    }
     if kind == S_IFREG && flags & O_TRUNC != 0 {
         // Truncating is writing, even for a file that is only opened for reading.
         if !writes {
             subject.check(&inode, WRITE)?;
+            check_writable(&inode)?;
         }
         if inode.size()? > 0 {
             inode.truncate(0)?;

@@ -136,10 +136,11 @@ fn finish(process: &Arc<Process>, exit: Exit) {
     };
     crate::memory::space::leave();
     process.root.store(0, Ordering::Relaxed);
+    let executing = process.program.lock().executing.take();
     // SAFETY: this was the last thread, and it does not go back to ring 3.
     let (memory, actions) =
         unsafe { (process.memory.replace(None), process.actions.replace(None)) };
-    drop((memory, actions));
+    drop((memory, actions, executing));
 
     let table = table::lock();
     let orphans = core::mem::take(&mut *process.children.lock());

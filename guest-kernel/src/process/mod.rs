@@ -53,6 +53,8 @@ pub const FIRST: Pid = 2;
 pub struct Program {
     /// `/proc/PID/exe`.
     pub path: Vec<u8>,
+    /// Keeps others from writing to the file.
+    pub executing: Option<Arc<fs::Executing>>,
     /// The auxiliary vector, for `/proc/PID/auxv`: where it is (guest-virtual) and its length.
     pub auxiliary: (u64, u64),
 }

@@ -5,6 +5,7 @@
 //! * `waiting`: how a thread waits
 //! * [`run`]: run queues, and the switch from one thread to another
 //! * `stack`: kernel stacks
+//! * [`watch`]: being told of wake-ups without waiting
 //! * `cpus`: the other vCPUs
 //!
 //! Ring 0 runs with interrupts off; they are taken in ring 3 and where a vCPU has nothing to do, when

@@ -11,10 +11,10 @@ use crate::process::Thread;
 use crate::sync::SpinLock;
 use core::ptr::null_mut;
 
-/// Threads that sleep until something changes.
+/// Threads that sleep until something changes, and others who are told when it does.
 pub struct WaitQueue {
     sleepers: SpinLock<List>,
-    /// Those who are told, and do not sleep.
+    /// Those who are told, and do not wait.
     watchers: WatchList,
 }
 
@@ -67,17 +67,17 @@ impl WaitQueue {
         Self { sleepers: SpinLock::new(List { first: null_mut() }), watchers: WatchList::new() }
     }
 
-    /// Those who are told of every wake-up.
-    pub const fn watchers(&self) -> &WatchList {
-        &self.watchers
-    }
-
     /// Sleeps until the condition gives a value.
     ///
     /// # Errors
     /// EINTR if a signal is to be delivered first.
     pub fn wait_until<T>(&self, condition: impl FnMut() -> Option<T>) -> Result<T> {
         super::wait(&[self], None, condition)?.ok_or(Errno::EINTR)
+    }
+
+    /// Those who are told of every wake-up.
+    pub const fn watchers(&self) -> &WatchList {
+        &self.watchers
     }
 
     /// Makes those who wait look again, and tells all who watch: anything may have happened.

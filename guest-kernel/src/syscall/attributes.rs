@@ -6,7 +6,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::inotify::{self, Located};
 use crate::fs::metadata::{S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use crate::fs::permission::{Subject, WRITE};
-use crate::fs::{Inode, Timestamp, services};
+use crate::fs::{Inode, Timestamp, check_writable, services};
 use crate::memory::UserPtr;
 use crate::process::current;
 use linux_raw_sys::general::{
@@ -29,6 +29,7 @@ pub fn truncate(path: UserPtr<u8>, length: i64) -> Result<()> {
         _ => return Err(Errno::EINVAL),
     }
     caller.subject().check(inode, WRITE)?;
+    check_writable(inode)?;
     inode.truncate(length)?;
     located.notify(IN_MODIFY);
     Ok(())

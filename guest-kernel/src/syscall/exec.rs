@@ -9,7 +9,7 @@ use crate::exec::{Entropy, Executable, elf, stack};
 use crate::fs::metadata::{S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
 use crate::fs::path::{Found, Last, PATH_MAX, walk};
 use crate::fs::permission::EXECUTE;
-use crate::fs::{FileRef, Inode, OpenFile};
+use crate::fs::{Executing, FileRef, Inode, OpenFile};
 use crate::memory::areas::FileLabel;
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE_SIZE, UserPtr, usize_from};
@@ -273,6 +273,7 @@ fn load(
 /// The point of no return: from here on there is no old program to go back to.
 fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Result<()> {
     let path = file.path(&caller.context.root)?;
+    let executing = Executing::new(file.inode())?;
     process::become_only_thread()?;
     let me = current();
     super::leave_memory();
@@ -302,9 +303,11 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
     }
     me.has_executed.store(true, Ordering::Relaxed);
     me.set_exit_signal(number::SIGCHLD);
-    let name = shown.rsplit(|&byte| byte == b'/').next().unwrap_or(shown);
+    // A program that a descriptor stands for is named after its file.
+    let named = if shown.starts_with(b"/dev/fd/") { &path } else { shown };
+    let name = named.rsplit(|&byte| byte == b'/').next().unwrap_or(named);
     *me.name.lock() = process::short_name(name);
-    *me.program.lock() = Program { path, auxiliary: (0, 0) };
+    *me.program.lock() = Program { path, executing: Some(executing), auxiliary: (0, 0) };
     if me.tid() != me.pid {
         // The program goes on under the id of the process, whoever called.
         let old = me.tid();

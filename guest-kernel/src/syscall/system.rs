@@ -111,6 +111,8 @@ pub fn prctl(
     const PR_GET_DUMPABLE: i32 = 3;
     const PR_SET_NAME: i32 = 15;
     const PR_GET_NAME: i32 = 16;
+    const PR_SET_CHILD_SUBREAPER: i32 = 36;
+    const PR_GET_CHILD_SUBREAPER: i32 = 37;
     const PR_SET_NO_NEW_PRIVS: i32 = 38;
     const PR_GET_NO_NEW_PRIVS: i32 = 39;
     const NAME_SIZE: usize = 16;
@@ -134,6 +136,15 @@ pub fn prctl(
         PR_GET_NAME => {
             let name: [u8; NAME_SIZE] = *process.name.lock();
             UserPtr::new(argument).write(name)?;
+            Ok(0)
+        }
+        PR_SET_CHILD_SUBREAPER => {
+            process.subreaper.store(argument != 0, core::sync::atomic::Ordering::Relaxed);
+            Ok(0)
+        }
+        PR_GET_CHILD_SUBREAPER => {
+            let on = process.subreaper.load(core::sync::atomic::Ordering::Relaxed);
+            UserPtr::<i32>::new(argument).write(on.into())?;
             Ok(0)
         }
         PR_SET_NO_NEW_PRIVS

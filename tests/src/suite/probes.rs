@@ -5,13 +5,15 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 20] = [
+const PROBES: [&str; 25] = [
     "clocks",
     "descriptors",
     "devices",
     "epoll",
     "eventfd",
+    "exec",
     "files",
+    "groups",
     "identity",
     "inotify",
     "int80",
@@ -21,9 +23,12 @@ const PROBES: [&str; 20] = [
     "pointers",
     "polling",
     "proc",
+    "processes",
+    "queued",
     "registers",
     "selecting",
     "status",
+    "threads",
     "timerfd",
     "vdso",
 ];
