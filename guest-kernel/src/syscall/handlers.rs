@@ -1,6 +1,7 @@
 //! All handlers, by the names in the list.
 
 pub use super::attributes::*;
+pub use super::capability::{capget, capset};
 #[cfg(target_os = "none")]
 pub use super::clone::*;
 #[cfg(target_os = "none")]
@@ -18,11 +19,15 @@ pub use super::inotify::*;
 #[cfg(target_os = "none")]
 pub use super::machine::*;
 pub use super::memory::*;
+pub use super::memory_lock::{mlock, mlock2, mlockall, munlock, munlockall};
 pub use super::open::*;
 pub use super::pipe::*;
 pub use super::poll::*;
+pub use super::prctl::*;
 pub use super::process::*;
 pub use super::read_write::*;
+pub use super::resource::*;
+pub use super::schedule::*;
 #[cfg(target_os = "none")]
 pub use super::signal::*;
 pub use super::status::*;

@@ -5,6 +5,7 @@
 
 mod attributes;
 mod caller;
+mod capability;
 #[cfg(target_os = "none")]
 mod clone;
 #[cfg(target_os = "none")]
@@ -23,11 +24,15 @@ mod inotify;
 #[cfg(target_os = "none")]
 mod machine;
 mod memory;
+mod memory_lock;
 mod open;
 mod pipe;
 mod poll;
+mod prctl;
 mod process;
 mod read_write;
+mod resource;
+mod schedule;
 #[cfg(target_os = "none")]
 mod signal;
 mod status;

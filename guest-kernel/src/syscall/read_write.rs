@@ -352,8 +352,9 @@ fn copy(from: &mut Side, to: &mut Side, count: usize) -> Result<usize> {
         match to.write(&page[..read]) {
             Ok(written) => {
                 done += written;
-                if written < read {
-                    from.rewind(read - written);
+                // Linux tries again: whoever takes no more says why.
+                from.rewind(read - written);
+                if written == 0 {
                     break;
                 }
             }

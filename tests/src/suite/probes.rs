@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 25] = [
+const PROBES: [&str; 27] = [
     "clocks",
     "descriptors",
     "devices",
@@ -17,11 +17,13 @@ const PROBES: [&str; 25] = [
     "identity",
     "inotify",
     "int80",
+    "limits",
     "memory",
     "paths",
     "pipes",
     "pointers",
     "polling",
+    "privileges",
     "proc",
     "processes",
     "queued",
