@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::ensure;
-use crate::command::{Input, Run};
+use crate::command::Run;
 use crate::comparison::Program;
 use crate::harness::{Context, Tests};
 
@@ -15,7 +15,6 @@ fn run(context: &Context, mode: &str) -> Result<Run, String> {
         .options(["--mem", "32M"])
         .guest_spec(context)
         .directory(&context.directory)
-        .input(Input::Empty)
         .limit(limit)
         .start()?
         .finish()?;
