@@ -138,6 +138,11 @@ pub fn take_pressure() -> bool {
     PRESSURE.load(Ordering::Relaxed) && PRESSURE.swap(false, Ordering::Relaxed)
 }
 
+/// Whether half of the reserve is gone.
+pub fn is_scarce() -> bool {
+    free() < RESERVE.load(Ordering::Relaxed) / 2
+}
+
 /// What is left of the reserve for allocations that may fail. The rest is for those that may not: the
 /// kernel's small objects.
 fn last_resort() -> u64 {

@@ -85,6 +85,8 @@ pub struct Remapping {
     pub new_len: u64,
     /// Where they shall be, in place of what is there.
     pub target: Option<u64>,
+    /// Where they would best be, if that is free; 0 for no wish.
+    pub hint: u64,
     /// Whether they may move at all.
     pub may_move: bool,
     /// Whether the old areas stay, without their pages (`MREMAP_DONTUNMAP`).
@@ -183,6 +185,11 @@ impl AddressSpace {
     /// Bytes in all areas.
     pub fn total(&self) -> u64 {
         self.inner.lock().areas.total()
+    }
+
+    /// How many areas there are.
+    pub fn area_count(&self) -> u64 {
+        self.inner.lock().areas.iter().count() as u64
     }
 
     /// Bytes in locked areas.
@@ -379,7 +386,7 @@ impl AddressSpace {
     /// # Errors
     /// EINVAL, EFAULT, ENOMEM, EAGAIN as in mremap(2).
     pub fn remap(&self, request: &Remapping, bounds: &Bounds) -> Result<u64> {
-        let Remapping { old, old_len, new_len, target, may_move, keep } = *request;
+        let Remapping { old, old_len, new_len, target, hint, may_move, keep } = *request;
         let old_len = page_ceil(old_len).ok_or(Errno::EINVAL)?;
         let new_len =
             page_ceil(new_len).filter(|&len| len > 0 && len <= USER_END).ok_or(Errno::EINVAL)?;
@@ -415,7 +422,7 @@ impl AddressSpace {
             return self.move_area(&mut inner, &area, &range, target);
         }
         if keep {
-            let target = inner.place(0, new_len).ok_or(Errno::ENOMEM)?;
+            let target = inner.place(hint, new_len).ok_or(Errno::ENOMEM)?;
             return self.move_area(&mut inner, &area, &range, target);
         }
         if new_len <= old_len {

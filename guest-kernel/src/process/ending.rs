@@ -160,6 +160,7 @@ fn finish(process: &Arc<Process>, exit: Exit) {
     }
     let parent = table.process(process.parent()).cloned();
     drop(table);
+    process.end_events.wake_all();
 
     for child in orphans.into_values() {
         let signal = child.parent_death_signal.load(Ordering::Relaxed);

@@ -9,6 +9,7 @@
 
 mod cpu_limit;
 mod credentials;
+mod descriptor;
 #[cfg(target_os = "none")]
 mod ending;
 mod facts;
@@ -23,6 +24,7 @@ mod thread;
 
 pub use cpu_limit::watch as watch_cpu_limit;
 pub use credentials::{Credentials, securebits};
+pub use descriptor::ProcessFile;
 #[cfg(target_os = "none")]
 pub use ending::*;
 pub use lifecycle::*;
@@ -85,6 +87,8 @@ pub struct Process {
     pub start_ns: u64,
     /// Where threads of it wait for children.
     pub child_events: WaitQueue,
+    /// Where others wait for its end (`pidfd_open`).
+    pub end_events: WaitQueue,
     /// Where threads of it wait for signals that they block.
     pub signal_events: WaitQueue,
     /// Its threads and its end.
@@ -176,6 +180,7 @@ impl Process {
             program: SpinLock::new(new.program),
             start_ns: new.start_ns,
             child_events: WaitQueue::new(),
+            end_events: WaitQueue::new(),
             signal_events: WaitQueue::new(),
             life: SpinLock::new(Life::new()),
             attention: AtomicBool::new(false),

@@ -22,19 +22,30 @@ fn is_underway(victim: Pid) -> bool {
     victim != 0 && find(victim).is_some_and(|process| process.root().0 != 0)
 }
 
-/// The process with the most memory, and how many pages it has.
+/// Pages that a process's end would free, about: those that it has mapped, and the kernel's own
+/// objects that are there for it.
+fn pages_of(process: &Process) -> u64 {
+    const BYTES_OF_A_FILE: u64 = 512;
+    const BYTES_OF_AN_AREA: u64 = 128;
+    let Some(memory) = process.shared_memory() else { return 0 };
+    let (resident, areas) = (memory.resident().0, memory.area_count());
+    let files = process.main_thread().and_then(|thread| thread.shared_files());
+    let files = files.map_or(0, |files| files.lock().count());
+    resident + (files * BYTES_OF_A_FILE + areas * BYTES_OF_AN_AREA) / PAGE
+}
+
+/// The process with the most memory, of equals the youngest; and how many pages it has.
 fn largest() -> Option<(Arc<Process>, u64)> {
-    let table = table::lock();
-    let resident =
-        |process: &Arc<Process>| process.shared_memory().map_or(0, |memory| memory.resident().0);
-    let mut best: Option<(&Arc<Process>, u64)> = None;
-    for process in table.processes().filter(|process| !process.is_ending()) {
-        let pages = resident(process);
-        if best.is_none_or(|(_, most)| pages > most) {
+    let mut best: Option<(Arc<Process>, u64)> = None;
+    let mut next = table::next(0);
+    while let Some(process) = next {
+        next = table::next(process.pid + 1);
+        let pages = pages_of(&process);
+        if !process.is_ending() && best.as_ref().is_none_or(|(_, most)| pages >= *most) {
             best = Some((process, pages));
         }
     }
-    best.map(|(process, pages)| (process.clone(), pages))
+    best
 }
 
 /// Kills the largest process, unless one is ending already.
@@ -49,7 +60,7 @@ fn kill_largest() {
     let name = process.main_thread().map_or([0; 16], |thread| *thread.name.lock());
     let name = core::str::from_utf8(&name).unwrap_or("?").trim_end_matches('\0');
     crate::log!(
-        "out of memory: killed process {} ({name}), resident {} KiB; {} KiB are free",
+        "out of memory: killed process {} ({name}), which has {} KiB; {} KiB are free",
         process.pid,
         pages * (PAGE / 1024),
         frame::free() * (PAGE / 1024)
@@ -57,16 +68,21 @@ fn kill_largest() {
     process.doom(Exit::Signaled(number::SIGKILL));
 }
 
+/// Lets others run for a moment.
+fn pause() {
+    static NOBODY: WaitQueue = WaitQueue::new();
+    let deadline = crate::time::monotonic_ns().saturating_add(PAUSE_NS);
+    // Whether it slept or not, whoever calls this looks again.
+    let _ = wait(&[&NOBODY], Some(deadline), || None::<()>);
+    current().resume_deadline.store(0, core::sync::atomic::Ordering::Relaxed);
+}
+
 /// A page that a program touches could not be had. In ring 3 the thread waits for the memory of the
 /// process that is killed and touches the page again, unless it is its own that ends.
 pub fn relieve() {
     kill_largest();
     if super::must_end().is_none() {
-        static NOBODY: WaitQueue = WaitQueue::new();
-        let deadline = crate::time::monotonic_ns().saturating_add(PAUSE_NS);
-        // Whether it slept or not, the program touches the page again.
-        let _ = wait(&[&NOBODY], Some(deadline), || None::<()>);
-        current().resume_deadline.store(0, core::sync::atomic::Ordering::Relaxed);
+        pause();
     }
 }
 
@@ -77,9 +93,16 @@ pub fn relieve_copy(retry: impl FnOnce() -> bool) -> bool {
     super::must_end().is_none() && frame::dip_into_reserve(retry)
 }
 
-/// The kernel itself took from its reserve: on the way back to ring 3.
+/// The kernel itself took from its reserve: nobody goes back to ring 3, to ask for more, until there is
+/// memory again.
 pub fn relieve_reserve() {
-    if frame::take_pressure() {
+    if !frame::take_pressure() {
+        return;
+    }
+    while frame::is_scarce() && super::must_end().is_none() {
         kill_largest();
+        if super::must_end().is_none() {
+            pause();
+        }
     }
 }

@@ -30,6 +30,10 @@ mod pipe;
 mod poll;
 mod prctl;
 mod process;
+#[cfg(target_os = "none")]
+mod process_file;
+#[cfg(target_os = "none")]
+mod process_memory;
 mod read_write;
 mod resource;
 mod schedule;
