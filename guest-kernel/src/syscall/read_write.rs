@@ -103,6 +103,7 @@ unsafe impl Plain for Vector {}
 
 impl Vector {
     /// Where the piece is, and how long.
+    #[cfg(target_os = "none")]
     pub(super) const fn parts(self) -> (u64, u64) {
         (self.start, self.len)
     }
