@@ -27,6 +27,7 @@ pub use credentials::{Credentials, securebits};
 pub use descriptor::ProcessFile;
 #[cfg(target_os = "none")]
 pub use ending::*;
+pub use facts::ThreadFacts;
 pub use lifecycle::*;
 pub use limits::{Limit, Limits, bounds, resource};
 #[cfg(target_os = "none")]

@@ -101,6 +101,7 @@ pub struct Vector {
 // SAFETY: two integers without a gap.
 unsafe impl Plain for Vector {}
 
+#[cfg(target_os = "none")]
 impl Vector {
     /// Where the piece is, and how long.
     #[cfg(target_os = "none")]

@@ -221,7 +221,7 @@ pub fn waitid(
         ChildInformation { signal: 0, error: 0, code: 0, padding: 0, pid: 0, uid: 0, status: 0 },
         |found| {
             let (code, status) = found.event.details();
-            let uid = found.child.main_thread().map_or(0, |thread| thread.credentials().uid);
+            let uid = found.child.last_credentials(found.child.main_thread().as_deref()).uid;
             ChildInformation {
                 signal: number::SIGCHLD.into(),
                 error: 0,

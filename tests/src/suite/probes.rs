@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 29] = [
+const PROBES: [&str; 30] = [
     "clocks",
     "descriptors",
     "devices",
@@ -32,6 +32,7 @@ const PROBES: [&str; 29] = [
     "schedule",
     "selecting",
     "status",
+    "tasks",
     "threads",
     "timerfd",
     "vdso",
