@@ -262,6 +262,25 @@ impl AddressSpace {
         Ok(start)
     }
 
+    /// Where a mapping of `len` bytes, whole pages, would go if there were no wish.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn find_free(&self, len: u64) -> Result<u64> {
+        let inner = self.inner.lock();
+        inner.areas.find_free(len, inner.layout.mmap_top).ok_or(Errno::ENOMEM)
+    }
+
+    /// The area that contains an address, or else the next above it.
+    pub fn area_above(&self, address: u64) -> Option<Area> {
+        self.inner.lock().areas.find_above(address).map(|(area, _)| area.clone())
+    }
+
+    /// Whether nothing is mapped in `[start, end)`.
+    pub fn is_free(&self, start: u64, end: u64) -> bool {
+        self.inner.lock().areas.is_free(start, end)
+    }
+
     /// `munmap`.
     ///
     /// # Errors

@@ -1,6 +1,8 @@
 //! The `airlock` command: from its arguments to an exit status.
 
 mod executable;
+mod ld_cache;
+mod libraries;
 mod options;
 mod program;
 mod run;
