@@ -158,11 +158,21 @@ fn check_segments(file: &File, header: &[u8]) -> Result<Needs, NotExecutable> {
     let Some(interpreter) = headers.chunks_exact(elf::PROGRAM_HEADER).find(is_interpreter) else {
         return Ok(Needs::Nothing);
     };
+    // What follows is what Linux wants of it, too.
     let offset = read_u64(interpreter, elf::SEGMENT_OFFSET).unwrap_or(0);
     let length = read_u64(interpreter, elf::SEGMENT_FILE_SIZE).unwrap_or(0);
-    let mut name = vec![0; usize::try_from(length).unwrap_or(INTERPRETER_MAX).min(INTERPRETER_MAX)];
-    let length = read_up_to(file, &mut name, offset)?;
-    let name = name[..length].split(|&byte| byte == 0).next().unwrap_or_default();
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if !(2..=INTERPRETER_MAX).contains(&length) {
+        return Err(NotExecutable::Damaged("the name of its interpreter has an impossible length"));
+    }
+    let mut name = vec![0; length];
+    if read_up_to(file, &mut name, offset)? < length {
+        return Err(NotExecutable::Truncated);
+    }
+    if name.last() != Some(&0) {
+        return Err(NotExecutable::Damaged("the name of its interpreter does not end"));
+    }
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
     Ok(Needs::DynamicLinker(path(name)))
 }
 
@@ -284,9 +294,16 @@ mod tests {
         let mut interpreter = valid();
         interpreter[64] = 3;
         interpreter[72..80].copy_from_slice(&120_u64.to_le_bytes());
-        interpreter[96..104].copy_from_slice(&u64::MAX.to_le_bytes());
-        interpreter.extend(b"/lib/ld.so\0rest");
-        assert_eq!(checked(&interpreter).unwrap(), Needs::DynamicLinker("/lib/ld.so".into()));
+        interpreter.extend(b"/lib/ld.so\0x");
+        let of_length = |length: u64| {
+            let mut bytes = interpreter.clone();
+            bytes[96..104].copy_from_slice(&length.to_le_bytes());
+            checked(&bytes)
+        };
+        assert_eq!(of_length(11).unwrap(), Needs::DynamicLinker("/lib/ld.so".into()));
+        for length in [0, 1, 10, 12, 13, 4097, u64::MAX] {
+            assert!(of_length(length).is_err(), "{length}");
+        }
     }
 
     #[test]
