@@ -26,6 +26,19 @@ pub mod cpu {
 
     /// Forgets all translations: there are none.
     pub fn flush_all() {}
+
+    /// Lets other processors forget translations of an address space: there are none.
+    pub fn flush_elsewhere(_root: crate::memory::PhysAddr) {}
+
+    /// Whether no other processor has translations to forget.
+    pub fn is_only_one() -> bool {
+        true
+    }
+
+    /// Lets a moment pass for whoever waits for another thread.
+    pub fn relax() {
+        core::hint::spin_loop();
+    }
 }
 
 /// Page tables that no processor walks.

@@ -87,14 +87,22 @@ pub fn exit_thread(exit: Exit) -> ! {
     }
     drop((files, fs));
     me.ended_ticks.fetch_add(me.task.ticks(), Ordering::Relaxed);
+    // Once it is no longer among the threads, others may end the process and free its memory.
+    let resident_peak = me.memory().resident().1;
+    crate::memory::space::leave();
     let (last, gone) = {
         let mut life = me.life.lock();
         let at = life.threads.iter().position(|thread| thread.tid() == me.tid());
         let gone = at.map(|at| life.threads.remove(at));
         (life.threads.is_empty(), gone)
     };
+    if last && me.pid == FIRST {
+        // Another thread was there a moment ago, and has ended, too.
+        let exit = me.life.lock().exit.unwrap_or(exit);
+        end_machine(exit);
+    }
     if last {
-        finish(&me.process, exit);
+        finish(&me.process, exit, resident_peak);
     } else {
         me.child_events.wake_all();
         crate::process::retarget(&me.process);
@@ -129,12 +137,8 @@ pub fn lend(thread: &Thread) -> Arc<Loan> {
 }
 
 /// The last thread has ended.
-fn finish(process: &Arc<Process>, exit: Exit) {
-    let usage = Usage {
-        resident_peak: process.memory.share().map_or(0, |memory| memory.resident().1),
-        ..process.usage()
-    };
-    crate::memory::space::leave();
+fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
+    let usage = Usage { resident_peak, ..process.usage() };
     process.root.store(0, Ordering::Relaxed);
     // SAFETY: this was the last thread, and it does not go back to ring 3.
     let (memory, actions) =

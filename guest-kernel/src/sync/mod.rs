@@ -1,4 +1,9 @@
 //! Locks. Ring 0 runs with interrupts off (see `sched`), so a spin lock needs no more than an atomic.
+//!
+//! Some nest. Outermost first: a terminal's input, `process::table`, a process's children, its life; a
+//! thread's signals, then its process's pending ones and actions; a file system's tree, a directory,
+//! a file's attributes; a futex's bucket, an address space, an object's pages; a wait queue; a run
+//! queue; the heap; the pool of frames. The console's device is innermost but for the last two.
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
@@ -27,10 +32,8 @@ impl<T: ?Sized> SpinLock<T> {
     /// Waits until the lock is free and takes it.
     #[inline]
     pub fn lock(&self) -> SpinLockGuard<'_, T> {
-        while self.locked.swap(true, Ordering::Acquire) {
-            while self.locked.load(Ordering::Relaxed) {
-                core::hint::spin_loop();
-            }
+        if self.locked.swap(true, Ordering::Acquire) {
+            wait(&self.locked);
         }
         SpinLockGuard { lock: self }
     }
@@ -51,6 +54,21 @@ impl<T: ?Sized> SpinLock<T> {
     /// The value, which nobody else can have.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
+    }
+}
+
+/// Waits until a lock is free and takes it. Meanwhile this vCPU does what others may wait for, perhaps
+/// those who have the lock.
+#[cold]
+#[inline(never)]
+fn wait(locked: &AtomicBool) {
+    loop {
+        while locked.load(Ordering::Relaxed) {
+            crate::arch::cpu::relax();
+        }
+        if !locked.swap(true, Ordering::Acquire) {
+            return;
+        }
     }
 }
 

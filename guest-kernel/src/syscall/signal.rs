@@ -1,6 +1,5 @@
 //! Signals: sigaction(2) and its kin.
 
-use crate::arch::Cpu;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::process::SI_USER;
@@ -330,7 +329,8 @@ pub fn rt_sigsuspend(set: UserPtr<u64>, size: usize) -> Result<()> {
         signals.saved_mask = Some(signals.mask);
         signals.mask = mask;
     }
-    Cpu::current().request_work();
+    // A signal that waits already ends the call, too.
+    current().notify();
     pause()
 }
 
