@@ -197,10 +197,11 @@ impl GuestMemory {
         self.ram.iter().next().map_or(KERNEL_BASE, |region| region.start_addr().0)
     }
 
-    /// The page of RAM at a guest-physical address.
-    pub fn page(&self, address: u64) -> Option<VolatileSlice<'_>> {
+    /// The page at a guest-physical address: of RAM, or for `reading` of any memory that the guest has.
+    pub fn page(&self, address: u64, reading: bool) -> Option<VolatileSlice<'_>> {
         let length = usize::try_from(PAGE).ok()?;
-        self.ram.get_slice(GuestAddress(address), length).ok()
+        let memory = if reading { &self.readable } else { &self.ram };
+        memory.get_slice(GuestAddress(address), length).ok()
     }
 
     /// Up to `limit` bytes of code at an address, if it is in the kernel or in RAM.

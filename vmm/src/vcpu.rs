@@ -345,12 +345,12 @@ fn processor_state(
     address: u64,
     load: bool,
 ) -> Result<(), Error> {
-    let page = memory.page(address).ok_or(Error::BadStatePage { address })?;
+    let page = memory.page(address, load).ok_or(Error::BadStatePage { address })?;
     let guard = page.ptr_guard_mut();
     let pointer = guard.as_ptr().cast::<kvm_xsave>();
     // KVM copies the page itself, as it copies any memory of a process that others may be writing to.
     let result = if load {
-        // SAFETY: the pointer is to a page of guest RAM, which is mapped as long as the guard exists.
+        // SAFETY: the pointer is to a page of the guest's, which is mapped as long as the guard exists.
         unsafe { ioctl_with_ptr(vcpu, KVM_SET_XSAVE(), pointer.cast_const()) }
     } else {
         // SAFETY: as above; no reference to guest RAM exists that this could contradict.

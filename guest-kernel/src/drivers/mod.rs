@@ -13,7 +13,7 @@ use crate::fs::services::Services;
 use crate::fs::{Timestamp, services};
 use crate::memory::{UserReader, UserWriter};
 use crate::sched::WaitQueue;
-use crate::signal::{Information, number::SIGPIPE};
+use crate::signal::{Information, number::SIGPIPE, number::SIGXFSZ};
 use crate::{process, random, time};
 use alloc::sync::Arc;
 
@@ -121,6 +121,16 @@ impl Services for FileServices {
         let process = process::current();
         let who = u64::from(process.pid.cast_unsigned());
         let _ = process::send_to_thread(&process, Information::new(SIGPIPE, process::SI_USER, who));
+    }
+
+    fn file_size_limit(&self) -> u64 {
+        process::current().limits().lock().0[process::resource::FSIZE].soft
+    }
+
+    fn file_too_large(&self) {
+        let process = process::current();
+        let who = u64::from(process.pid.cast_unsigned());
+        let _ = process::send_to_thread(&process, Information::new(SIGXFSZ, process::SI_USER, who));
     }
 
     fn process(&self, pid: u32) -> Option<Arc<dyn ProcessFacts>> {

@@ -100,6 +100,8 @@ pub struct ProcessStatus {
     pub supplementary: Vec<u32>,
     /// Mapped memory in bytes.
     pub virtual_size: u64,
+    /// Locked memory in bytes.
+    pub locked: u64,
     /// Memory that is there, in pages.
     pub resident: u64,
     /// Of that, pages of files.
@@ -122,6 +124,10 @@ pub struct ProcessStatus {
     pub nice: i32,
     /// The CPU that it ran on last.
     pub cpu: u32,
+    /// Capabilities: inheritable, permitted, effective, bounding, ambient.
+    pub capabilities: [u64; 5],
+    /// Whether privileges cannot grow.
+    pub no_new_privileges: bool,
     /// Pending, blocked, ignored and caught signals.
     pub signals: [u64; 4],
     /// Context switches: voluntary and not.

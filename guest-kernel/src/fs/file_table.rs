@@ -56,6 +56,15 @@ impl FileTable {
         self.limit
     }
 
+    /// One more than the highest descriptor that `select(2)` looks at: on Linux the size of the table,
+    /// which starts with 64 and grows to 128 times a power of two for the highest descriptor so far.
+    pub fn size(&self) -> usize {
+        match self.descriptors.len() {
+            0..=64 => 64,
+            len => len.div_ceil(128).next_power_of_two() * 128,
+        }
+    }
+
     /// Sets `RLIMIT_NOFILE`.
     pub fn set_limit(&mut self, limit: usize) {
         self.limit = limit.min(HIGHEST);

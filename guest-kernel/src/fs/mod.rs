@@ -9,10 +9,14 @@
 
 pub mod console;
 mod context;
+pub mod epoll;
 pub mod erofs;
+pub mod event;
+mod executing;
 pub mod facts;
 mod file_table;
 mod inode;
+pub mod inotify;
 pub mod listing;
 pub mod locks;
 pub mod metadata;
@@ -24,6 +28,7 @@ pub mod permission;
 pub mod pipe;
 pub mod root;
 pub mod services;
+pub mod size_limit;
 pub mod source;
 pub mod stream;
 pub mod synthetic;
@@ -32,6 +37,7 @@ pub mod tmpfs;
 pub mod tty;
 
 pub use context::Context;
+pub use executing::{Executing, check_writable};
 pub use file_table::FileTable;
 pub use inode::{Inode, Target};
 pub use metadata::{Metadata, Timestamp};

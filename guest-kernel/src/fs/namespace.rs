@@ -4,11 +4,13 @@
 //! true until it is done. Lookups take only the lock of the directory that they look into.
 
 use super::inode::Inode;
+use super::inotify;
 use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_ISGID, S_ISVTX};
 use super::path::Found;
 use super::permission::{EXECUTE, Subject, WRITE};
 use super::root::FileSystem;
 use super::tmpfs::{New, Node};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use alloc::sync::Arc;
 
@@ -40,7 +42,7 @@ fn may_change(directory: &Inode, subject: &Subject<'_>) -> Result<()> {
 /// In a directory with the sticky bit, only owners remove names (`inode(7)`).
 fn may_remove(directory: &Inode, file: &Metadata, subject: &Subject<'_>) -> Result<()> {
     may_change(directory, subject)?;
-    if subject.is_root() {
+    if subject.can(Capability::Fowner) {
         return Ok(());
     }
     let directory = directory.metadata()?;
@@ -94,6 +96,7 @@ pub fn create(found: &Found, mut new: New<'_>, subject: &Subject<'_>) -> Result<
     if makes_directory {
         parent.change(|attributes| attributes.links += 1);
     }
+    inotify::created(&found.parent, name, makes_directory);
     Ok(inode)
 }
 
@@ -142,6 +145,8 @@ pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
     drop(directory);
     node.change(|attributes| attributes.links += 1);
     parent.touch();
+    inotify::links_changed(file);
+    inotify::created(&found.parent, found.name.bytes(), false);
     Ok(())
 }
 
@@ -200,6 +205,11 @@ pub fn remove(found: &Found, wants_directory: bool, subject: &Subject<'_>) -> Re
     parent.directory()?.lock().remove(found.name.bytes())?;
     parent.touch();
     lose_name(&node, &parent, wants_directory);
+    if !wants_directory {
+        inotify::links_changed(inode);
+    }
+    inotify::lost_last_name(inode, &node, 2);
+    inotify::deleted(&found.parent, found.name.bytes(), wants_directory);
     Ok(())
 }
 
@@ -324,9 +334,11 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     if new_parent.directory()?.lock().removed {
         return Err(Errno::ENOENT);
     }
+    let (mut exchanged, mut replaced) = (None, None);
     if how == Rename::Exchange {
         let (other, other_metadata) = victim.ok_or(Errno::ENOENT)?;
         still_there(&new_parent, new.name.bytes(), other)?;
+        exchanged = Some((other, is_directory(&other_metadata)));
         new_parent.directory()?.lock().replace(new.name.bytes(), file.clone())?;
         old_parent.directory()?.lock().replace(old.name.bytes(), other.clone())?;
         if !same_parent {
@@ -343,6 +355,7 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
             }
             new_parent.directory()?.lock().replace(new.name.bytes(), file.clone())?;
             lose_name(&node, &new_parent, is_directory(&victim_metadata));
+            replaced = Some((victim, node));
         } else {
             let mut directory = new_parent.directory()?.lock();
             if directory.has_added(new.name.bytes()) {
@@ -359,6 +372,15 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     old_parent.touch();
     new_parent.touch();
     file.node()?.change(|_| {});
+    let places = ((&old.parent, old.name.bytes()), (&new.parent, new.name.bytes()));
+    let victim = replaced.as_ref().map(|&(victim, _)| victim);
+    inotify::renamed(file, moves_directory, places.0, places.1, victim);
+    if let Some((other, is_directory)) = exchanged {
+        inotify::renamed(other, is_directory, places.1, places.0, None);
+    }
+    if let Some((victim, node)) = &replaced {
+        inotify::lost_last_name(victim, node, 2);
+    }
     Ok(())
 }
 

@@ -58,6 +58,12 @@ pub trait Services: Sync {
     /// The program wrote to something that nobody reads: it gets SIGPIPE.
     fn broken_pipe(&self);
 
+    /// `RLIMIT_FSIZE` of the program; `u64::MAX` for none.
+    fn file_size_limit(&self) -> u64;
+
+    /// The program wanted to make a file larger than that: it gets SIGXFSZ.
+    fn file_too_large(&self);
+
     /// A process by its ID; 0 is the one that asks.
     fn process(&self, pid: u32) -> Option<Arc<dyn ProcessFacts>>;
 

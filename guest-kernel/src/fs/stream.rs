@@ -7,6 +7,7 @@ use crate::memory::{UserReader, UserWriter};
 use crate::sched::WaitQueue;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 
 /// What `poll(2)` tells of a file. The bits are those of `struct pollfd`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -42,6 +43,15 @@ pub enum Seek {
     No,
     /// Nothing: the offset means nothing and stays 0 (`/dev/null`).
     Ignored,
+    /// The same, but there are no positions to read and write at (`eventfd`).
+    Unpositioned,
+}
+
+impl Seek {
+    /// Whether calls with a position of their own (`pread(2)`) work.
+    pub const fn has_positions(self) -> bool {
+        matches!(self, Self::Ignored)
+    }
 }
 
 /// Something that is read and written without being stored.
@@ -94,6 +104,11 @@ pub trait Stream: Send + Sync {
         Events::IN.with(Events::OUT)
     }
 
+    /// Whether it can be waited for (`epoll_ctl(2)`); what cannot is always ready.
+    fn can_poll(&self) -> bool {
+        true
+    }
+
     /// Whom `poll(2)` waits with for [`Self::poll`] to change.
     fn queue(&self) -> Option<&WaitQueue> {
         None
@@ -106,6 +121,11 @@ pub trait Stream: Send + Sync {
 
     /// The pipe, if it is an end of one.
     fn as_pipe(&self) -> Option<&Arc<Pipe>> {
+        None
+    }
+
+    /// The stream itself, for calls that only work on one kind.
+    fn as_any(&self) -> Option<&dyn Any> {
         None
     }
 

@@ -42,4 +42,9 @@ pub trait PageSource: Send + Sync {
     fn image_run(&self, _index: u64) -> Option<(PhysAddr, u64)> {
         None
     }
+
+    /// Whether the page is in memory before anybody touches it (mincore(2)): what is not is a hole.
+    fn is_resident(&self, _index: u64) -> bool {
+        true
+    }
 }

@@ -140,10 +140,11 @@ pub fn lend(thread: &Thread) -> Arc<Loan> {
 fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
     let usage = Usage { resident_peak, ..process.usage() };
     process.root.store(0, Ordering::Relaxed);
+    let executing = process.program.lock().executing.take();
     // SAFETY: this was the last thread, and it does not go back to ring 3.
     let (memory, actions) =
         unsafe { (process.memory.replace(None), process.actions.replace(None)) };
-    drop((memory, actions));
+    drop((memory, actions, executing));
 
     let table = table::lock();
     let orphans = core::mem::take(&mut *process.children.lock());

@@ -1,6 +1,7 @@
 //! What /proc shows of a process.
 
 use super::Process;
+use crate::capability::CapabilitySet;
 use crate::errno::{Errno, Result};
 use crate::fs::facts::{Area, ProcessFacts, ProcessStatus};
 use crate::fs::{Context, FileTable};
@@ -10,6 +11,7 @@ use crate::signal::{action, number};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 /// A clock tick is a hundredth of a second.
 const TICK_NS: u64 = 10_000_000;
@@ -77,6 +79,7 @@ impl ProcessFacts for Process {
             groups: [c.gid, c.egid, c.sgid, c.fsgid],
             supplementary: Vec::from(c.groups()),
             virtual_size: memory.as_ref().map_or(0, |memory| memory.total()),
+            locked: memory.as_ref().map_or(0, |memory| memory.locked()),
             resident: memory.as_ref().map_or(0, |memory| memory.resident().0),
             resident_files: 0,
             text_size: layout.code.1.saturating_sub(layout.code.0),
@@ -89,6 +92,10 @@ impl ProcessFacts for Process {
             start: self.start_ns / TICK_NS,
             nice: main.map_or(0, |thread| thread.task.nice()),
             cpu: main.map_or(0, |thread| thread.task.cpu()),
+            capabilities: [c.inheritable, c.permitted, c.effective, c.bounding, c.ambient]
+                .map(CapabilitySet::bits),
+            no_new_privileges: main
+                .is_some_and(|thread| thread.no_new_privileges.load(Ordering::Relaxed)),
             signals: [pending, mask, ignored, caught],
             switches: (usage.switches[0], usage.switches[1]),
         }
@@ -122,8 +129,8 @@ impl ProcessFacts for Process {
     }
 
     fn auxiliary_vector(&self) -> Result<Vec<u8>> {
-        let (start, len) = self.program.lock().auxiliary;
-        read(self, start, start.saturating_add(len))
+        let layout = self.shared_memory().map(|memory| memory.layout()).unwrap_or_default();
+        read(self, layout.auxiliary.0, layout.auxiliary.1)
     }
 
     fn areas(&self) -> Result<Vec<Area>> {

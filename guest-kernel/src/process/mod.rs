@@ -7,6 +7,7 @@
 //! * `signals`: sending
 //! * `facts`: what /proc shows
 
+mod cpu_limit;
 mod credentials;
 #[cfg(target_os = "none")]
 mod ending;
@@ -18,11 +19,12 @@ mod signals;
 pub mod table;
 mod thread;
 
-pub use credentials::Credentials;
+pub use cpu_limit::watch as watch_cpu_limit;
+pub use credentials::{Credentials, securebits};
 #[cfg(target_os = "none")]
 pub use ending::*;
 pub use lifecycle::*;
-pub use limits::{Limit, Limits, resource};
+pub use limits::{Limit, Limits, bounds, resource};
 pub use own::Own;
 pub use signals::*;
 pub use table::{all, find, find_thread};
@@ -53,8 +55,8 @@ pub const FIRST: Pid = 2;
 pub struct Program {
     /// `/proc/PID/exe`.
     pub path: Vec<u8>,
-    /// The auxiliary vector, for `/proc/PID/auxv`: where it is (guest-virtual) and its length.
-    pub auxiliary: (u64, u64),
+    /// Keeps others from writing to the file.
+    pub executing: Option<Arc<fs::Executing>>,
 }
 
 /// One process: what its threads share.
@@ -72,6 +74,7 @@ pub struct Process {
     /// Signals for whichever thread takes them.
     pub pending: SpinLock<Pending>,
     limits: SpinLock<Limits>,
+    cpu_timer: cpu_limit::CpuTimer,
     /// What it runs.
     pub program: SpinLock<Program>,
     /// Monotonic nanoseconds at its start.
@@ -165,6 +168,7 @@ impl Process {
             actions: Own::new(new.actions),
             pending: SpinLock::new(Pending::new()),
             limits: SpinLock::new(new.limits),
+            cpu_timer: cpu_limit::CpuTimer::new(),
             program: SpinLock::new(new.program),
             start_ns: new.start_ns,
             child_events: WaitQueue::new(),
@@ -282,6 +286,8 @@ pub fn start_first(first: First) {
         fs: Arc::new(SpinLock::new(first.fs)),
         credentials: Credentials::root(),
         name: short_name(&first.name),
+        timer_slack: thread::TIMER_SLACK_NS,
+        io_priority: 0,
     }));
     process.life.lock().threads.push(thread.clone());
     table::insert_first(process, thread.clone());

@@ -4,6 +4,7 @@
 //! * `waiting`: how a thread waits
 //! * [`run`]: run queues, and the switch from one thread to another
 //! * `stack`: kernel stacks
+//! * [`watch`]: being told of wake-ups without waiting
 //! * `cpus`: the other vCPUs
 //!
 //! Ring 0 runs with interrupts off; they are taken in ring 3 and where a vCPU has nothing to do, when
@@ -19,6 +20,7 @@ pub mod run;
 pub mod stack;
 #[cfg(target_os = "none")]
 mod waiting;
+pub mod watch;
 
 #[cfg(not(target_os = "none"))]
 pub use host::wait;

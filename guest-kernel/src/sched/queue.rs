@@ -4,13 +4,19 @@
 //! that thread's stack, so that waiting allocates nothing.
 
 use super::run;
+use super::watch::{Reach, WatchList};
 use crate::errno::{Errno, Result};
+use crate::fs::stream::Events;
 use crate::process::Thread;
 use crate::sync::SpinLock;
 use core::ptr::null_mut;
 
-/// Threads that sleep until something changes.
-pub struct WaitQueue(SpinLock<List>);
+/// Threads that sleep until something changes, and others who are told when it does.
+pub struct WaitQueue {
+    sleepers: SpinLock<List>,
+    /// Those who are told, and do not wait.
+    watchers: WatchList,
+}
 
 impl core::fmt::Debug for WaitQueue {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
@@ -58,7 +64,7 @@ impl Default for Waiter {
 impl WaitQueue {
     /// A queue on which nobody waits.
     pub const fn new() -> Self {
-        Self(SpinLock::new(List { first: null_mut() }))
+        Self { sleepers: SpinLock::new(List { first: null_mut() }), watchers: WatchList::new() }
     }
 
     /// Sleeps until the condition gives a value.
@@ -69,9 +75,27 @@ impl WaitQueue {
         super::wait(&[self], None, condition)?.ok_or(Errno::EINTR)
     }
 
-    /// Makes those who wait look again.
+    /// Those who are told of every wake-up.
+    pub const fn watchers(&self) -> &WatchList {
+        &self.watchers
+    }
+
+    /// Makes those who wait look again, and tells all who watch: anything may have happened.
     pub fn wake_all(&self) {
-        let list = self.0.lock();
+        self.wake_sleepers();
+        self.watchers.notify(Events::default(), Reach::All);
+    }
+
+    /// The same, but watchers only care if they wait for one of `events`, and one of those who do not
+    /// want to be told all at once is enough.
+    pub fn wake(&self, events: Events) {
+        self.wake_sleepers();
+        self.watchers.notify(events, Reach::One);
+    }
+
+    /// Makes those who wait look again for something that is no event to those who watch.
+    pub fn wake_sleepers(&self) {
+        let list = self.sleepers.lock();
         let mut at = list.first;
         while !at.is_null() {
             // SAFETY: a linked waiter and its thread live until they unlink themselves, which takes the
@@ -88,7 +112,7 @@ impl WaitQueue {
     /// # Safety
     /// The waiter stays where it is, untouched, until [`Self::remove`] has unlinked it from this queue.
     pub unsafe fn add(&self, waiter: *mut Waiter) {
-        let mut list = self.0.lock();
+        let mut list = self.sleepers.lock();
         // SAFETY: by the contract; neighbours are linked, and so alive.
         unsafe {
             (*waiter).previous = null_mut();
@@ -105,7 +129,7 @@ impl WaitQueue {
     /// # Safety
     /// It was linked into this queue by [`Self::add`].
     pub unsafe fn remove(&self, waiter: *mut Waiter) {
-        let mut list = self.0.lock();
+        let mut list = self.sleepers.lock();
         // SAFETY: by the contract; neighbours are linked, and so alive.
         unsafe {
             let (next, previous) = ((*waiter).next, (*waiter).previous);

@@ -5,6 +5,10 @@
 //! a file's attributes; a futex's bucket, an address space, an object's pages; a wait queue; a run
 //! queue; the heap; the pool of frames. The console's device is innermost but for the last two.
 
+mod lazy;
+
+pub use lazy::Lazy;
+
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +58,12 @@ impl<T: ?Sized> SpinLock<T> {
     /// The value, which nobody else can have.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
+    }
+}
+
+impl<T: Default> Default for SpinLock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
     }
 }
 

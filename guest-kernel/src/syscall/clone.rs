@@ -2,6 +2,7 @@
 
 use crate::arch::TrapFrame;
 use crate::arch::cpu::program_frame;
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::user::Plain;
 use crate::memory::{USER_END, UserPtr};
@@ -228,6 +229,10 @@ fn clone_with(request: Request) -> Result<Pid> {
     }
     id.0 = 0;
     drop(id);
+    if new_process {
+        // Without memory for the timer, the limit does not bind before it is set again.
+        let _ = process::watch_cpu_limit(&child.process);
+    }
     run::start(child);
     if let Some(loan) = loan {
         // Only the end of this process ends the wait.
@@ -243,7 +248,8 @@ fn clone_with(request: Request) -> Result<Pid> {
 fn check_count(me: &Thread) -> Result<()> {
     let who = me.credentials();
     let limit = me.limits().lock().0[resource::NPROC].soft;
-    if who.is_privileged() || limit == u64::MAX {
+    let exempt = who.uid == 0 || who.can(Capability::SysResource) || who.can(Capability::SysAdmin);
+    if exempt || limit == u64::MAX {
         return Ok(());
     }
     let table = table::lock();
@@ -282,6 +288,8 @@ fn make(request: &Request, tid: Pid) -> Result<Arc<Thread>> {
         fs,
         credentials: me.credentials(),
         name: *me.name.lock(),
+        timer_slack: me.timer_slack.load(Ordering::Relaxed),
+        io_priority: me.io_priority.load(Ordering::Relaxed),
     }));
     {
         let parents = me.signals.lock();

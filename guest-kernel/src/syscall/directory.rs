@@ -2,6 +2,7 @@
 
 use super::caller::{Caller, any_file, check_flags, file, read_path};
 use super::{AT_FDCWD, Fd};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::listing::{self, Layout};
 use crate::fs::metadata::{
@@ -15,13 +16,14 @@ use crate::fs::{Context, Inode};
 use crate::memory::{UserPtr, UserWriter};
 use crate::process::current;
 use linux_raw_sys::general::{
-    AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, RENAME_EXCHANGE, RENAME_NOREPLACE,
+    AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, IN_ACCESS, RENAME_EXCHANGE, RENAME_NOREPLACE,
 };
 
 fn list(fd: Fd, entries: UserPtr<u8>, count: usize, layout: Layout) -> Result<usize> {
     let file = file(fd)?;
     // Only the lower half of the register counts: it is an unsigned int.
     let (bytes, next) = listing::entries(&file, count & 0xffff_ffff, layout)?;
+    file.notify(IN_ACCESS);
     let mut buffer = UserWriter::new(entries.address(), bytes.len());
     if !bytes.is_empty() && buffer.write_slice(&bytes)? < bytes.len() {
         return Err(Errno::EFAULT);
@@ -323,9 +325,7 @@ pub fn chroot(path: UserPtr<u8>) -> Result<()> {
     let caller = Caller::get();
     let inode = caller.walk(AT_FDCWD, path, Last::Follow)?.existing()?;
     check_directory(&caller, &inode)?;
-    if !current().credentials().is_privileged() {
-        return Err(Errno::EPERM);
-    }
+    current().credentials().need(Capability::SysChroot)?;
     change(|context, inode| context.root = inode, inode);
     Ok(())
 }

@@ -1,25 +1,33 @@
 //! All handlers, by the names in the list.
 
 pub use super::attributes::*;
+pub use super::capability::{capget, capset};
 #[cfg(target_os = "none")]
 pub use super::clone::*;
 #[cfg(target_os = "none")]
 pub use super::deliver::rt_sigreturn;
 pub use super::descriptor::*;
 pub use super::directory::*;
+pub use super::epoll::*;
+pub use super::event::*;
 #[cfg(target_os = "none")]
 pub use super::exec::*;
 #[cfg(target_os = "none")]
 pub use super::futex::{futex, get_robust_list, set_robust_list};
 pub use super::identity::*;
+pub use super::inotify::*;
 #[cfg(target_os = "none")]
 pub use super::machine::*;
 pub use super::memory::*;
+pub use super::memory_lock::{mlock, mlock2, mlockall, munlock, munlockall};
 pub use super::open::*;
 pub use super::pipe::*;
 pub use super::poll::*;
+pub use super::prctl::*;
 pub use super::process::*;
 pub use super::read_write::*;
+pub use super::resource::*;
+pub use super::schedule::*;
 #[cfg(target_os = "none")]
 pub use super::signal::*;
 pub use super::status::*;

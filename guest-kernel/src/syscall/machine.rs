@@ -1,6 +1,7 @@
 //! What only the machine itself can answer: its processors, random numbers and memory, and the end of
 //! a process.
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::{UserPtr, UserWriter, usize_from};
 use crate::process::{Pid, Thread, current, find_thread};
@@ -145,7 +146,7 @@ pub fn sched_setaffinity(tid: Pid, size: usize, mask: UserPtr<u8>) -> Result<()>
     let target = thread(tid)?;
     let who = current().credentials();
     let owner = target.credentials();
-    if !who.is_privileged() && ![owner.uid, owner.euid].contains(&who.euid) {
+    if !who.can(Capability::SysNice) && ![owner.uid, owner.euid].contains(&who.euid) {
         return Err(Errno::EPERM);
     }
     for (index, word) in wanted.iter_mut().enumerate() {

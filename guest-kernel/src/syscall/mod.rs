@@ -5,26 +5,34 @@
 
 mod attributes;
 mod caller;
+mod capability;
 #[cfg(target_os = "none")]
 mod clone;
 #[cfg(target_os = "none")]
 mod deliver;
 mod descriptor;
 mod directory;
+mod epoll;
+mod event;
 #[cfg(target_os = "none")]
 mod exec;
 #[cfg(target_os = "none")]
 mod futex;
 pub mod handlers;
 mod identity;
+mod inotify;
 #[cfg(target_os = "none")]
 mod machine;
 mod memory;
+mod memory_lock;
 mod open;
 mod pipe;
 mod poll;
+mod prctl;
 mod process;
 mod read_write;
+mod resource;
+mod schedule;
 #[cfg(target_os = "none")]
 mod signal;
 mod status;

@@ -1,5 +1,6 @@
 //! Signals: sigaction(2) and its kin.
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::process::SI_USER;
@@ -149,7 +150,7 @@ pub fn sigaltstack(new: UserPtr<AlternateStack>, old: UserPtr<AlternateStack>) -
 fn may_send(target: &process::Process, signal: u8) -> Result<()> {
     let me = current();
     let who = me.credentials();
-    if who.is_privileged() || target.pid == me.pid {
+    if who.can(Capability::Kill) || target.pid == me.pid {
         return Ok(());
     }
     let Some(thread) = target.main_thread() else { return Ok(()) };

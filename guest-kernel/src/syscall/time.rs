@@ -1,6 +1,7 @@
 //! Clocks, sleeping and the time that a process has used: `clock_gettime(2)`, `gettimeofday(2)`,
 //! `nanosleep(2)`, `clock_nanosleep(2)`, `times(2)`, `getrusage(2)`.
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
@@ -230,7 +231,7 @@ fn read(clock: ClockId) -> u64 {
 }
 
 fn may_set_time() -> Result<()> {
-    if process::current().credentials().is_privileged() { Ok(()) } else { Err(Errno::EPERM) }
+    process::current().credentials().need(Capability::SysTime)
 }
 
 /// `struct timezone`.

@@ -17,6 +17,7 @@ pub mod vvar;
 pub use clock::{Clock, ClockId};
 
 use crate::errno::{Errno, Result};
+use crate::sched::WaitQueue;
 
 /// Nanoseconds in a second.
 pub const NANOSECONDS: u64 = 1_000_000_000;
@@ -26,6 +27,9 @@ pub const USER_HZ: u64 = 100;
 
 /// The page `[vvar]` of every process, and the kernel's own account of time.
 pub static VVAR: vvar::Vvar = vvar::Vvar::new();
+
+/// Those who want to hear that the time of day was set.
+pub static CLOCK_SET: WaitQueue = WaitQueue::new();
 
 static FREQUENCY: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
@@ -59,6 +63,8 @@ pub fn realtime_ns() -> u64 {
 pub fn set_realtime_ns(ns: u64) -> Result<()> {
     let offset = ns.checked_sub(monotonic_ns()).ok_or(Errno::EINVAL)?;
     VVAR.set_realtime_offset(offset);
+    timers::clock_was_set();
+    CLOCK_SET.wake_all();
     Ok(())
 }
 

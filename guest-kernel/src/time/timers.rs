@@ -1,9 +1,9 @@
 //! Kernel timers: whatever shall happen at a time, whether or not anybody waits for it.
 //!
-//! One queue for all vCPUs, a binary heap whose entries know their places, so that arming and
-//! cancelling cost a path to the root. Each vCPU's local timer is programmed for the queue's head or
-//! something earlier: [`arm`] does that on the vCPU that arms, and whoever programs a local timer for
-//! anything else takes the minimum with [`next`].
+//! One queue for all vCPUs and each of two clocks: a binary heap whose entries know their places, so
+//! that arming and cancelling cost a path to the root. Each vCPU's local timer is programmed for the
+//! earliest head or something before it: [`arm`] does that on the vCPU that arms, and whoever programs
+//! a local timer for anything else takes the minimum with [`next`].
 
 use crate::errno::{Errno, Result};
 use crate::sync::SpinLock;
@@ -19,9 +19,34 @@ pub trait Expire: Send + Sync {
     fn expire(&self);
 }
 
+/// The clock that a deadline is a reading of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// Nanoseconds since boot.
+    Monotonic,
+    /// The time of day: when that is set, the timer comes sooner or later.
+    Realtime,
+}
+
+impl Base {
+    /// What the clock reads, in nanoseconds.
+    pub fn now(self) -> u64 {
+        super::monotonic_ns().wrapping_add(self.offset())
+    }
+
+    /// Nanoseconds by which it is ahead of the monotonic clock.
+    fn offset(self) -> u64 {
+        match self {
+            Self::Monotonic => 0,
+            Self::Realtime => super::VVAR.realtime_offset(),
+        }
+    }
+}
+
 /// A timer that was armed, for [`cancel`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
+    base: Base,
     slot: usize,
     id: u64,
 }
@@ -42,8 +67,9 @@ enum Slot {
     Free(Option<usize>),
 }
 
-/// The armed timers.
+/// The armed timers of a clock.
 struct Queue {
+    base: Base,
     /// A binary heap: no entry is before its parent, which is at `(place - 1) / 2`.
     heap: Vec<Entry>,
     slots: Vec<Slot>,
@@ -52,8 +78,8 @@ struct Queue {
 }
 
 impl Queue {
-    const fn new() -> Self {
-        Self { heap: Vec::new(), slots: Vec::new(), free: None, next_id: 0 }
+    const fn new(base: Base) -> Self {
+        Self { base, heap: Vec::new(), slots: Vec::new(), free: None, next_id: 0 }
     }
 
     /// The earliest deadline.
@@ -82,7 +108,7 @@ impl Queue {
         self.next_id += 1;
         self.heap.push(Entry { deadline, id, slot });
         self.rise(place);
-        Ok(Key { slot, id })
+        Ok(Key { base: self.base, slot, id })
     }
 
     fn remove(&mut self, key: Key) -> Option<Arc<dyn Expire>> {
@@ -147,16 +173,49 @@ impl Queue {
     }
 }
 
-static QUEUE: SpinLock<Queue> = SpinLock::new(Queue::new());
+/// All armed timers.
+struct Timers {
+    monotonic: Queue,
+    realtime: Queue,
+}
+
+impl Timers {
+    const fn queue(&mut self, base: Base) -> &mut Queue {
+        match base {
+            Base::Monotonic => &mut self.monotonic,
+            Base::Realtime => &mut self.realtime,
+        }
+    }
+
+    /// The earliest deadline of all, by the monotonic clock.
+    fn head(&self) -> Option<u64> {
+        // Each of them may be `None`, which must not win.
+        let heads = [&self.monotonic, &self.realtime].into_iter().filter_map(|queue| {
+            queue.head().map(|deadline| deadline.saturating_sub(queue.base.offset()))
+        });
+        heads.min()
+    }
+
+    fn pop(&mut self, now: u64) -> Option<Arc<dyn Expire>> {
+        let real = now.saturating_add(Base::Realtime.offset());
+        self.monotonic.pop(now).or_else(|| self.realtime.pop(real))
+    }
+
+    /// Lets [`next`] tell of the head.
+    fn publish(&self) {
+        HEAD.store(self.head().unwrap_or(NEVER), Ordering::Release);
+    }
+}
+
+static TIMERS: SpinLock<Timers> = SpinLock::new(Timers {
+    monotonic: Queue::new(Base::Monotonic),
+    realtime: Queue::new(Base::Realtime),
+});
 
 /// No timer.
 const NEVER: u64 = u64::MAX;
-/// The head of the queue, to be looked at without its lock.
+/// The earliest deadline, to be looked at without the lock.
 static HEAD: AtomicU64 = AtomicU64::new(NEVER);
-
-fn publish(queue: &Queue) {
-    HEAD.store(queue.head().unwrap_or(NEVER), Ordering::Release);
-}
 
 /// Lets `target` expire when the monotonic clock reads `deadline` nanoseconds, or at once if it is
 /// past that.
@@ -164,14 +223,23 @@ fn publish(queue: &Queue) {
 /// # Errors
 /// ENOMEM.
 pub fn arm(deadline: u64, target: Arc<dyn Expire>) -> Result<Key> {
+    arm_by(Base::Monotonic, deadline, target)
+}
+
+/// The same by the clock `base`.
+///
+/// # Errors
+/// ENOMEM.
+pub fn arm_by(base: Base, deadline: u64, target: Arc<dyn Expire>) -> Result<Key> {
     // The last representable nanosecond stands for no timer.
     let deadline = deadline.min(NEVER - 1);
-    let mut queue = QUEUE.lock();
-    let key = queue.insert(deadline, target)?;
-    let is_first = queue.head() == Some(deadline);
-    publish(&queue);
-    drop(queue);
-    if is_first {
+    let mut timers = TIMERS.lock();
+    let before = timers.head();
+    let key = timers.queue(base).insert(deadline, target)?;
+    let after = timers.head();
+    timers.publish();
+    drop(timers);
+    if after != before {
         program();
     }
     Ok(key)
@@ -179,10 +247,10 @@ pub fn arm(deadline: u64, target: Arc<dyn Expire>) -> Result<Key> {
 
 /// Disarms a timer; false if it has expired, or is just expiring on another vCPU.
 pub fn cancel(key: Key) -> bool {
-    let mut queue = QUEUE.lock();
-    let target = queue.remove(key);
-    publish(&queue);
-    drop(queue);
+    let mut timers = TIMERS.lock();
+    let target = timers.queue(key.base).remove(key);
+    timers.publish();
+    drop(timers);
     // Dropped here, without the lock. The local timer may now come too early, which is harmless.
     target.is_some()
 }
@@ -195,17 +263,24 @@ pub fn next() -> Option<u64> {
     }
 }
 
-/// Lets those expire whose deadline is not after `now`. Called by the timer interrupt.
+/// Lets those expire whose deadline is not after `now`, by the monotonic clock. Called by the timer
+/// interrupt.
 pub fn run_expired(now: u64) {
     while next().is_some_and(|deadline| deadline <= now) {
-        let mut queue = QUEUE.lock();
-        let target = queue.pop(now);
-        publish(&queue);
-        drop(queue);
+        let mut timers = TIMERS.lock();
+        let target = timers.pop(now);
+        timers.publish();
+        drop(timers);
         if let Some(target) = target {
             target.expire();
         }
     }
+}
+
+/// The time of day was set.
+pub fn clock_was_set() {
+    TIMERS.lock().publish();
+    program();
 }
 
 /// Programs this vCPU's local timer for the earliest deadline, if nothing else comes before.
@@ -248,7 +323,7 @@ mod tests {
     #[test]
     fn a_queue_behaves_as_a_sorted_map() {
         let notes = Arc::new(Mutex::new(Vec::new()));
-        let mut queue = Queue::new();
+        let mut queue = Queue::new(Base::Monotonic);
         let mut model = BTreeMap::new();
         let mut gone = Vec::new();
         let mut random = 1_u64;

@@ -14,6 +14,7 @@ mod refusals;
 mod signals;
 mod streams;
 mod terminal;
+mod threads;
 
 use crate::harness::{Context, Tests};
 
@@ -33,6 +34,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     interactive::add(tests);
     signals::add(tests);
     hostile::add(tests);
+    threads::add(tests);
     Ok(())
 }
 

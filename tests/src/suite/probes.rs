@@ -5,21 +5,33 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 15] = [
+const PROBES: [&str; 27] = [
     "clocks",
     "descriptors",
     "devices",
+    "epoll",
+    "eventfd",
+    "exec",
     "files",
+    "groups",
     "identity",
+    "inotify",
     "int80",
+    "limits",
     "memory",
     "paths",
     "pipes",
     "pointers",
     "polling",
+    "privileges",
     "proc",
+    "processes",
+    "queued",
     "registers",
+    "selecting",
     "status",
+    "threads",
+    "timerfd",
     "vdso",
 ];
 

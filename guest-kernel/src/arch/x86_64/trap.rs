@@ -68,7 +68,7 @@ fn page_fault(frame: &mut TrapFrame) {
         // of an IRET to ring 0 so, and no mapping would satisfy it.
         Err(Fault::GENERAL)
     } else if address < USER_END {
-        crate::process::current().memory().fault(address, access, frame.rsp)
+        crate::process::current().memory().fault(address, access, crate::process::bounds)
     } else {
         Err(Fault::UNMAPPED)
     };

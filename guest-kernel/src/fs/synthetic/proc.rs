@@ -4,6 +4,7 @@ mod process;
 
 use super::super::facts::MachineFacts;
 use super::super::services::services;
+use super::super::{epoll, inotify};
 use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
 use crate::memory::PAGE;
@@ -92,6 +93,22 @@ static ENTRIES: &[Entry] = &[
                     text(37, "pipe-max-size", |_| line("1048576")),
                     text(38, "nr_open", |_| line("1048576")),
                     text(39, "file-max", |_| line("1048576")),
+                    directory(
+                        40,
+                        "epoll",
+                        &[text(41, "max_user_watches", |_| number(epoll::max_items()))],
+                    ),
+                    directory(
+                        42,
+                        "inotify",
+                        &[
+                            text(43, "max_queued_events", |_| number(inotify::MAX_EVENTS as u64)),
+                            text(44, "max_user_instances", |_| {
+                                number(inotify::MAX_INSTANCES as u64)
+                            }),
+                            text(45, "max_user_watches", |_| number(inotify::max_watches() as u64)),
+                        ],
+                    ),
                 ],
             ),
         ],
@@ -129,6 +146,10 @@ pub(super) fn machine() -> Result<MachineFacts> {
 
 pub(super) fn line(text: &str) -> Result<Vec<u8>> {
     Ok(format!("{text}\n").into_bytes())
+}
+
+fn number(value: u64) -> Result<Vec<u8>> {
+    Ok(format!("{value}\n").into_bytes())
 }
 
 fn own_path(rest: &str) -> Result<Target> {

@@ -259,7 +259,7 @@ fn status(node: &Node) -> Result<Vec<u8>> {
         four(s.groups),
         kib(s.virtual_size),
         kib(s.virtual_size),
-        0,
+        kib(s.locked),
         0,
         pages(s.resident),
         pages(s.resident),
@@ -280,6 +280,8 @@ fn status(node: &Node) -> Result<Vec<u8>> {
     writeln!(
         text,
         "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n\
+         CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\n\
+         NoNewPrivs:\t{}\n\
          Cpus_allowed:\t{mask:x}\nCpus_allowed_list:\t0-{}\n\
          voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}",
         0,
@@ -287,6 +289,12 @@ fn status(node: &Node) -> Result<Vec<u8>> {
         s.signals[1],
         s.signals[2],
         s.signals[3],
+        s.capabilities[0],
+        s.capabilities[1],
+        s.capabilities[2],
+        s.capabilities[3],
+        s.capabilities[4],
+        u32::from(s.no_new_privileges),
         cpus.saturating_sub(1),
         s.switches.0,
         s.switches.1,
