@@ -148,13 +148,14 @@ pub fn start(info: &'static BootInfo) -> ! {
     fs::services::install(&drivers::FILE_SERVICES);
     let started = start_program(info, &features);
     // What needs ring 0 comes last: on host B, all before is executed in ring 3.
+    let by_vmm = probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE);
+    let [low, size, _, high] = if by_vmm { cpu::cpuid(0xd, 0) } else { [0; 4] };
     native::end();
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
     match started {
         Ok((frame, root)) => {
             features.enable();
-            if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
-                let [low, size, _, high] = cpu::cpuid(0xd, 0);
+            if by_vmm {
                 let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
                 fpu::use_vmm(components, usize_from(size.into()));
             }

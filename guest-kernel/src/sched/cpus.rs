@@ -35,9 +35,6 @@ fn make_stack() -> Option<u64> {
 /// Starts the other vCPUs, one after the other; they wait for threads.
 pub fn start_secondaries(wanted: u64) {
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(MAX_CPUS);
-    if wanted == 1 {
-        return;
-    }
     let Some(stack) = make_stack() else {
         crate::log!("no memory for a second vCPU");
         return;
@@ -74,6 +71,7 @@ fn start_secondary(index: u32) -> Result<()> {
 pub fn secondary() -> ! {
     crate::boot::enable_features_on_secondary();
     apic::enable();
+    crate::memory::space::leave();
     RUNNING.fetch_add(1, Ordering::AcqRel);
     run::wait_for_thread()
 }

@@ -784,7 +784,7 @@ mod hardware {
 
     /// What a vCPU does on the stack that it has for the time without a thread.
     pub fn wait_for_thread() -> ! {
-        crate::memory::space::leave();
+        crate::arch::native::resume_if_used();
         loop {
             if let Some((queue, next)) = next_or_idle(own_queue()) {
                 switch(queue, Some(next));
@@ -928,38 +928,72 @@ mod hardware {
         let cpu = Cpu::current();
         let me = cpu.thread.load(Ordering::Relaxed).cast_const();
         queue.switches += 1;
-        let mut unused = 0;
-        let save = if me.is_null() { &raw mut unused } else { save_running(me) };
         queue.set_idle(next.is_none(), cpu.index());
-        let load = match next {
-            Some(next) => {
-                next.task.begin_turn();
-                queue.begin_slice();
-                load_next(cpu, next)
-            }
+        // Where ring 0 is interpreted, all that needs no privilege comes first.
+        if !me.is_null() {
+            // SAFETY: the vCPU's reference keeps it alive.
+            unsafe { &(*me).task }.end_turn();
+        }
+        if let Some(next) = &next {
+            next.task.begin_turn();
+            queue.begin_slice();
+        }
+        let next = match next {
+            Some(next) => take_over(cpu, next),
             None => {
                 cpu.thread.store(core::ptr::null_mut(), Ordering::SeqCst);
-                cpus::stack_without_thread(cpu)
+                core::ptr::null()
             }
+        };
+        core::mem::forget(queue);
+        let mut unused = 0;
+        let save = if me.is_null() { &raw mut unused } else { save_running(me) };
+        let load = if next.is_null() {
+            // The thread that leaves may free its address space as soon as it runs elsewhere.
+            // SAFETY: the linked tables map the kernel like every other root.
+            unsafe { cpu.set_root(crate::boot::kernel_root()) };
+            cpus::stack_without_thread(cpu)
+        } else {
+            load_next(cpu, next)
         };
         if !me.is_null() {
             // SAFETY: the reference that the vCPU held; the process table, the queue, or the list of a
             // dead thread holds another.
             drop(unsafe { Arc::from_raw(me) });
         }
-        core::mem::forget(queue);
         // SAFETY: the other stack was left by this function, or prepared by `prepare`.
         unsafe { entry::switch_stacks(save, load) };
-        finish_switch();
         // The switch was interpreted; what follows need not be.
         crate::arch::native::resume_if_used();
+        finish_switch();
+    }
+
+    /// Makes a thread the one that runs here; returns where it is, as the vCPU has its reference now.
+    fn take_over(cpu: &Cpu, next: Arc<Thread>) -> *const Thread {
+        let pointer = Arc::into_raw(next).cast_mut();
+        // SAFETY: the vCPU's reference keeps it alive.
+        let next = unsafe { &*pointer };
+        // SAFETY: the registers are not in use, since the thread came out of the queue that we hold the
+        // lock of.
+        let stack = unsafe { &(*next.task.machine.0.get()).stack };
+        let top = stack.as_ref().map_or_else(process::first_stack_top, KernelStack::top);
+        cpu.set_kernel_stack(top);
+        cpu.thread.store(pointer, Ordering::SeqCst);
+        cpu.take_work();
+        // Whoever has work for it notes that, and then looks where it runs.
+        if next.has_work() {
+            cpu.request_work();
+        }
+        if cpus::count() > 1 && !next.task.allows(cpu.index()) {
+            cpu.request_switch();
+        }
+        pointer
     }
 
     /// Saves what the processor holds of the running thread; returns where its RSP goes.
     fn save_running(me: *const Thread) -> *mut u64 {
         // SAFETY: the vCPU's reference keeps it alive.
         let task = unsafe { &(*me).task };
-        task.end_turn();
         // SAFETY: the running thread's registers are this vCPU's alone.
         let mine = unsafe { &mut *task.machine.0.get() };
         if task.state.load(Ordering::Relaxed) != DEAD {
@@ -978,10 +1012,11 @@ mod hardware {
     }
 
     /// Gives the processor to a thread, up to its stack; returns its RSP.
-    fn load_next(cpu: &Cpu, next: Arc<Thread>) -> u64 {
-        // SAFETY: the registers are not in use, since the thread came out of the queue that we hold the
-        // lock of.
-        let theirs = unsafe { &mut *next.task.machine.0.get() };
+    fn load_next(cpu: &Cpu, next: *const Thread) -> u64 {
+        // SAFETY: the vCPU's reference keeps it alive.
+        let next = unsafe { &*next };
+        // SAFETY: the registers are not in use, since the thread came out of the queue whose lock is held.
+        let theirs = unsafe { &*next.task.machine.0.get() };
         let root = next.process.root();
         if root != cpu.root() && root != PhysAddr(0) {
             // SAFETY: the root maps the kernel; the next thread's process keeps it while it runs.
@@ -995,23 +1030,7 @@ mod hardware {
         if let Some(state) = &theirs.fpu {
             state.restore_saved();
         }
-        let top = theirs.stack.as_ref().map_or_else(process::first_stack_top, KernelStack::top);
-        cpu.set_kernel_stack(top);
-        let load = theirs.rsp;
-        // The vCPU takes over the reference.
-        let next = Arc::into_raw(next).cast_mut();
-        cpu.thread.store(next, Ordering::SeqCst);
-        cpu.take_work();
-        // SAFETY: the vCPU's reference keeps it alive. Whoever has work for it notes that, and then looks
-        // where it runs.
-        let next = unsafe { &*next };
-        if next.has_work() {
-            cpu.request_work();
-        }
-        if cpus::count() > 1 && !next.task.allows(cpu.index()) {
-            cpu.request_switch();
-        }
-        load
+        theirs.rsp
     }
 
     /// First thing on the new stack: others may use the queue again.
