@@ -49,7 +49,7 @@ pub enum Capability {
     SysTime = 25,
     /// Make device nodes.
     Mknod = 27,
-    /// Use timers that wake a machine up.
+    /// Set alarms that wake the machine.
     WakeAlarm = 35,
 }
 

@@ -142,23 +142,22 @@ pub fn start(info: &'static BootInfo) -> ! {
         probe::set_traced();
     }
     let features = features();
+    if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
+        let [low, size, _, high] = cpu::cpuid(0xd, 0);
+        let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
+        fpu::use_vmm(components, usize_from(size.into()));
+    }
     HWCAP[0].store(features.hwcap, Ordering::Relaxed);
     HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
     drivers::console::take_over(&info.console);
     fs::services::install(&drivers::FILE_SERVICES);
     let started = start_program(info, &features);
     // What needs ring 0 comes last: on host B, all before is executed in ring 3.
-    let by_vmm = probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE);
-    let [low, size, _, high] = if by_vmm { cpu::cpuid(0xd, 0) } else { [0; 4] };
     native::end();
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
     match started {
         Ok((frame, root)) => {
             features.enable();
-            if by_vmm {
-                let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
-                fpu::use_vmm(components, usize_from(size.into()));
-            }
             // SAFETY: the process keeps its address space, whose root maps the kernel.
             unsafe { probe::enter_user(&frame, root) }
         }

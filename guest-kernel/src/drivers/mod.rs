@@ -138,7 +138,14 @@ impl Services for FileServices {
             0 => process::current().pid,
             pid => i32::try_from(pid).ok()?,
         };
-        Some(process::find(pid)?)
+        match process::find(pid) {
+            Some(process) => Some(process),
+            None => Some(Arc::new(process::ThreadFacts(process::find_thread(pid)?))),
+        }
+    }
+
+    fn thread_id(&self) -> u32 {
+        u32::try_from(process::current().tid()).unwrap_or(0)
     }
 
     fn next_process(&self, pid: u32) -> Option<u32> {

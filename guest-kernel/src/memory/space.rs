@@ -8,7 +8,7 @@ use super::bytes::SharedBytes;
 use super::frame::{Content, Frame};
 use super::page_table::{Entry, Leaf, PageTable, Slot, flag};
 use super::{Page, PageSource};
-use crate::arch::cpu::{flush_all, flush_elsewhere, flush_page};
+use crate::arch::cpu::{flush_all, flush_elsewhere, flush_page, forget_fault};
 use crate::errno::{Errno, Result};
 use crate::signal::Fault;
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -86,6 +86,8 @@ pub struct Remapping {
     pub new_len: u64,
     /// Where they shall be, in place of what is there.
     pub target: Option<u64>,
+    /// Where they would best be, if that is free; 0 for no wish.
+    pub hint: u64,
     /// Whether they may move at all.
     pub may_move: bool,
     /// Whether the old areas stay, without their pages (`MREMAP_DONTUNMAP`).
@@ -190,6 +192,11 @@ impl AddressSpace {
     /// Bytes in all areas.
     pub fn total(&self) -> u64 {
         self.inner.lock().areas.total()
+    }
+
+    /// How many areas there are.
+    pub fn area_count(&self) -> u64 {
+        self.inner.lock().areas.iter().count() as u64
     }
 
     /// Bytes in locked areas.
@@ -394,7 +401,7 @@ impl AddressSpace {
     /// # Errors
     /// EINVAL, EFAULT, ENOMEM, EAGAIN as in mremap(2).
     pub fn remap(&self, request: &Remapping, bounds: &Bounds) -> Result<u64> {
-        let Remapping { old, old_len, new_len, target, may_move, keep } = *request;
+        let Remapping { old, old_len, new_len, target, hint, may_move, keep } = *request;
         let old_len = page_ceil(old_len).ok_or(Errno::EINVAL)?;
         let new_len =
             page_ceil(new_len).filter(|&len| len > 0 && len <= USER_END).ok_or(Errno::EINVAL)?;
@@ -430,7 +437,7 @@ impl AddressSpace {
             return self.move_area(&mut inner, &area, &range, target);
         }
         if keep {
-            let target = inner.place(0, new_len).ok_or(Errno::ENOMEM)?;
+            let target = inner.place(hint, new_len).ok_or(Errno::ENOMEM)?;
             return self.move_area(&mut inner, &area, &range, target);
         }
         if new_len <= old_len {
@@ -694,7 +701,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Makes one page of an area accessible; says whether it is an image's page.
+    /// Makes one page of an area accessible, of which the processor remembers nothing; says whether it is
+    /// an image's page.
     fn map_page(
         &self,
         inner: &mut Inner,
@@ -711,7 +719,7 @@ impl AddressSpace {
             } else {
                 // Another vCPU was first, or the processor remembered less than the tables say.
             }
-            flush_page(address);
+            forget_fault(address);
             return Ok(false);
         }
         let rights = rights(area.protection);
@@ -915,6 +923,8 @@ impl AddressSpace {
         if !present(entry) {
             let area = area.clone();
             self.map_page(inner, &area, page, access).map_err(|_| Errno::EFAULT)?;
+            // Nothing has faulted on it, so that the processor may remember what was there.
+            flush_page(page);
             entry = self.table.look(page);
             if !present(entry) {
                 return Err(Errno::EFAULT);

@@ -9,11 +9,14 @@
 
 mod cpu_limit;
 mod credentials;
+mod descriptor;
 #[cfg(target_os = "none")]
 mod ending;
 mod facts;
 mod lifecycle;
 mod limits;
+#[cfg(target_os = "none")]
+mod out_of_memory;
 mod own;
 mod signals;
 pub mod table;
@@ -21,10 +24,14 @@ mod thread;
 
 pub use cpu_limit::watch as watch_cpu_limit;
 pub use credentials::{Credentials, securebits};
+pub use descriptor::ProcessFile;
 #[cfg(target_os = "none")]
 pub use ending::*;
+pub use facts::ThreadFacts;
 pub use lifecycle::*;
 pub use limits::{Limit, Limits, bounds, resource};
+#[cfg(target_os = "none")]
+pub use out_of_memory::{relieve, relieve_copy, relieve_reserve};
 pub use own::Own;
 pub use signals::*;
 pub use table::{all, find, find_thread};
@@ -81,6 +88,8 @@ pub struct Process {
     pub start_ns: u64,
     /// Where threads of it wait for children.
     pub child_events: WaitQueue,
+    /// Where others wait for its end (`pidfd_open`).
+    pub end_events: WaitQueue,
     /// Where threads of it wait for signals that they block.
     pub signal_events: WaitQueue,
     /// Its threads and its end.
@@ -172,6 +181,7 @@ impl Process {
             program: SpinLock::new(new.program),
             start_ns: new.start_ns,
             child_events: WaitQueue::new(),
+            end_events: WaitQueue::new(),
             signal_events: WaitQueue::new(),
             life: SpinLock::new(Life::new()),
             attention: AtomicBool::new(false),

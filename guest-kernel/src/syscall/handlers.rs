@@ -25,6 +25,10 @@ pub use super::pipe::*;
 pub use super::poll::*;
 pub use super::prctl::*;
 pub use super::process::*;
+#[cfg(target_os = "none")]
+pub use super::process_file::{pidfd_getfd, pidfd_open, pidfd_send_signal};
+#[cfg(target_os = "none")]
+pub use super::process_memory::{process_vm_readv, process_vm_writev};
 pub use super::read_write::*;
 pub use super::resource::*;
 pub use super::schedule::*;

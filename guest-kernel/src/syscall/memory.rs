@@ -210,11 +210,13 @@ pub fn mremap(old: u64, old_len: u64, new_len: u64, flags: u64, target: u64) -> 
     let keep = flags & MREMAP_DONTUNMAP != 0;
     if flags & !(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) != 0
         || ((fixed || keep) && !may_move)
+        || (keep && !target.is_multiple_of(PAGE))
     {
         return Err(Errno::EINVAL);
     }
+    let hint = if keep { target } else { 0 };
     let target = fixed.then_some(target);
-    let request = Remapping { old, old_len, new_len, target, may_move, keep };
+    let request = Remapping { old, old_len, new_len, target, hint, may_move, keep };
     let me = current();
     let start = me.memory().remap(&request, &bounds())?;
     let end = start.saturating_add(page_ceil(new_len).unwrap_or(0));

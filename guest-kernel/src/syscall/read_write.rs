@@ -101,6 +101,15 @@ pub struct Vector {
 // SAFETY: two integers without a gap.
 unsafe impl Plain for Vector {}
 
+#[cfg(target_os = "none")]
+impl Vector {
+    /// Where the piece is, and how long.
+    #[cfg(target_os = "none")]
+    pub(super) const fn parts(self) -> (u64, u64) {
+        (self.start, self.len)
+    }
+}
+
 /// The pieces of a scattered buffer; most calls have one that is not empty, which needs no list.
 enum Pieces {
     One(UserSlice),

@@ -22,7 +22,7 @@ const SS_ONSTACK: u32 = 1;
 /// Smallest alternate stack: what a frame needs at least, as Linux's `MINSIGSTKSZ`.
 const MINSIGSTKSZ: u64 = 2048;
 
-fn valid(signal: i32) -> Result<u8> {
+pub(super) fn valid(signal: i32) -> Result<u8> {
     u8::try_from(signal)
         .ok()
         .filter(|signal| (1..=number::LAST).contains(signal))
@@ -168,7 +168,11 @@ fn by_caller(signal: u8, code: i32) -> Information {
 }
 
 /// Sends a signal to a process; 0 only checks whether that would be allowed.
-fn send(target: &process::Process, signal: i32, information: Option<Information>) -> Result<()> {
+pub(super) fn send(
+    target: &process::Process,
+    signal: i32,
+    information: Option<Information>,
+) -> Result<()> {
     let number = u8::try_from(signal).unwrap_or(0);
     may_send(target, number)?;
     if signal == 0 {
@@ -259,7 +263,7 @@ pub fn tgkill(group: Pid, tid: Pid, signal: i32) -> Result<()> {
 
 /// What a program says that a signal tells; only the kernel and `kill` use codes from 0 on, and
 /// SI_TKILL.
-fn told(signal: u8, information: UserPtr<u8>, to_self: bool) -> Result<Information> {
+pub(super) fn told(signal: u8, information: UserPtr<u8>, to_self: bool) -> Result<Information> {
     let read: SignalInformation = information.cast().read()?;
     if (read.code >= 0 || read.code == SI_TKILL) && !to_self {
         return Err(Errno::EPERM);

@@ -7,6 +7,7 @@ mod executables;
 mod faults;
 mod hostile;
 mod interactive;
+mod memory_pressure;
 mod options;
 mod probes;
 mod programs;
@@ -15,6 +16,7 @@ mod signals;
 mod streams;
 mod terminal;
 mod threads;
+mod waiting;
 
 use crate::harness::{Context, Tests};
 
@@ -33,8 +35,10 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     terminal::add(tests);
     interactive::add(tests);
     signals::add(tests);
+    memory_pressure::add(tests);
     hostile::add(tests);
     threads::add(tests);
+    waiting::add(tests);
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 27] = [
+const PROBES: [&str; 30] = [
     "clocks",
     "descriptors",
     "devices",
@@ -20,6 +20,7 @@ const PROBES: [&str; 27] = [
     "limits",
     "memory",
     "paths",
+    "pidfd",
     "pipes",
     "pointers",
     "polling",
@@ -28,8 +29,10 @@ const PROBES: [&str; 27] = [
     "processes",
     "queued",
     "registers",
+    "schedule",
     "selecting",
     "status",
+    "tasks",
     "threads",
     "timerfd",
     "vdso",
