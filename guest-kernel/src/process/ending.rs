@@ -19,7 +19,7 @@ impl Loan {
 
 impl Process {
     /// Changes parent, with the table's lock held.
-    fn set_parent(&self, parent: Pid) {
+    pub fn set_parent(&self, parent: Pid, _table: &table::Table) {
         self.parent.store(parent, Ordering::Relaxed);
     }
 }
@@ -91,13 +91,16 @@ pub fn exit_thread(exit: Exit) -> ! {
     let resident_peak = me.memory().resident().1;
     crate::memory::space::leave();
     let (last, gone) = {
+        // Both at once: a thread that calls `execve` takes over the process's id when it is alone, and whoever
+        // waits for the process finds no thread by its id afterwards.
+        let mut table = table::lock();
         let mut life = me.life.lock();
         let at = life.threads.iter().position(|thread| thread.tid() == me.tid());
         let gone = at.map(|at| life.threads.remove(at));
         if life.threads.is_empty() {
             life.last = (*me.name.lock(), me.credentials());
         }
-        (life.threads.is_empty(), gone)
+        (life.threads.is_empty(), (gone, table.remove_thread(me.tid())))
     };
     if last && me.pid == FIRST {
         // Another thread was there a moment ago, and has ended, too.
@@ -110,8 +113,7 @@ pub fn exit_thread(exit: Exit) -> ! {
         me.child_events.wake_all();
         crate::process::retarget(&me.process);
     }
-    let removed = table::lock().remove_thread(me.tid());
-    drop((gone, removed));
+    drop(gone);
     crate::sched::run::exit()
 }
 
@@ -153,7 +155,7 @@ fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
     let orphans = core::mem::take(&mut *process.children.lock());
     let heir = heir_of(&table, process);
     for child in orphans.values() {
-        child.set_parent(heir.as_ref().map_or(INIT, |heir| heir.pid));
+        child.set_parent(heir.as_ref().map_or(INIT, |heir| heir.pid), &table);
         if let Some(heir) = &heir {
             heir.add_child(child.clone());
         }
@@ -178,7 +180,7 @@ fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
         match &heir {
             Some(heir) if child.is_zombie() => tell_of_end(&child, heir),
             Some(_) => {}
-            None if child.is_zombie() => drop(table::lock().remove_process(child.pid)),
+            None if child.is_zombie() => drop(table::lock().remove_process(&child)),
             None => {}
         }
     }
@@ -192,7 +194,7 @@ fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
     match parent {
         Some(parent) => tell_of_end(process, &parent),
         // PID 1 waits for all its children at once.
-        None => drop(table::lock().remove_process(process.pid)),
+        None => drop(table::lock().remove_process(process)),
     }
 }
 

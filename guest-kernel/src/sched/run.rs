@@ -1017,8 +1017,12 @@ mod hardware {
         let next = unsafe { &*next };
         // SAFETY: the registers are not in use, since the thread came out of the queue whose lock is held.
         let theirs = unsafe { &*next.task.machine.0.get() };
-        let root = next.process.root();
-        if root != cpu.root() && root != PhysAddr(0) {
+        // Never the root of someone who does not run here: it may be freed as soon as nobody runs with it.
+        let root = match next.process.root() {
+            PhysAddr(0) => crate::boot::kernel_root(),
+            root => root,
+        };
+        if root != cpu.root() {
             // SAFETY: the root maps the kernel; the next thread's process keeps it while it runs.
             unsafe { cpu.set_root(root) };
         }

@@ -7,7 +7,7 @@ use crate::comparison::{Program, difference};
 use crate::harness::{Context, Tests};
 
 /// What the programs in `fixtures/threads` say depends on nothing that races.
-const PROGRAMS: [&str; 9] = [
+const PROGRAMS: [&str; 10] = [
     "affinity",
     "copies",
     "endings",
@@ -16,6 +16,7 @@ const PROGRAMS: [&str; 9] = [
     "many",
     "output",
     "signalled",
+    "storm",
     "unmapped",
 ];
 const CPUS: [&str; 3] = ["1", "2", "4"];

@@ -422,6 +422,11 @@ impl Stream for EventPoll {
             let Some(file) = item.file.upgrade() else { continue };
             if u32::from(file.poll().0) & interest.events != 0 {
                 self.core.table.lock().put_back(&item);
+                // Whoever looked meanwhile, and was going to sleep, found the list empty. It was counted before it
+                // looked: either it is seen here, or it saw the item.
+                if self.core.has_sleepers() {
+                    self.core.queue.wake_sleepers();
+                }
                 return Events::IN;
             }
         }
