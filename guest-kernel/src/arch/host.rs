@@ -38,6 +38,18 @@ pub mod cpu {
         true
     }
 
+    /// The locks that this thread holds.
+    #[cfg(debug_assertions)]
+    pub fn held_locks() -> Option<&'static crate::sync::order::Held> {
+        use crate::sync::order::Held;
+        use std::boxed::Box;
+        std::thread_local! {
+            static HELD: &'static Held = Box::leak(Box::new(Held::new()));
+        }
+        // A thread that is ending may still give locks back.
+        HELD.try_with(|held| *held).ok()
+    }
+
     /// Lets a moment pass for whoever waits for another thread.
     pub fn relax() {
         core::hint::spin_loop();

@@ -304,7 +304,8 @@ impl AddressSpace {
         let child = Self::new(kernel, kernel_slots)?;
         let inner = self.inner.lock();
         {
-            let mut copy = child.inner.lock();
+            // Nobody else knows the child yet.
+            let mut copy = child.inner.lock_in_order();
             copy.areas = inner.areas.try_clone()?;
             copy.layout = inner.layout;
             copy.resident = inner.resident;

@@ -750,6 +750,7 @@ mod hardware {
 
     /// Waits, after [`super::prepare_to_sleep`], until someone wakes the running thread.
     pub fn block() {
+        crate::sync::expect_none_held();
         let me = current();
         loop {
             let mut queue = own_queue();
@@ -812,6 +813,7 @@ mod hardware {
     /// Lets another thread run if it has run less than the running one, on the way back to ring 3; or
     /// lets the running one go to another vCPU, if it may not stay.
     pub fn preempt() {
+        crate::sync::expect_none_held();
         let mut queue = own_queue();
         let here = Cpu::current().index();
         let me = current();

@@ -203,10 +203,10 @@ fn requeue(from: &Word, to: &Word, expected: Option<u32>, wakes: u32, moves: u32
             target = None;
         } else if first < second {
             source = TABLE[first].lock();
-            target = Some(TABLE[second].lock());
+            target = Some(TABLE[second].lock_in_order());
         } else {
             target = Some(TABLE[second].lock());
-            source = TABLE[first].lock();
+            source = TABLE[first].lock_in_order();
         }
         if let Some(expected) = expected
             && from.value()? != expected

@@ -128,6 +128,9 @@ pub struct Cpu {
     called: AtomicBool,
     /// Top of the stack on which it waits when it has no thread at all (guest-virtual).
     pub idle_stack: AtomicU64,
+    /// The locks that it holds.
+    #[cfg(debug_assertions)]
+    held: crate::sync::order::Held,
     /// What host B needs.
     pub(super) native: Native,
     gdt: [u64; 10],
@@ -168,6 +171,8 @@ impl Cpu {
             forgotten: AtomicU64::new(0),
             called: AtomicBool::new(false),
             idle_stack: AtomicU64::new(0),
+            #[cfg(debug_assertions)]
+            held: crate::sync::order::Held::new(),
             native: Native::new(),
             gdt: GDT,
             tss: TaskState {
@@ -431,7 +436,19 @@ pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
         write_msr(msr::LSTAR, syscall_target);
         write_msr(msr::SFMASK, SYSCALL_MASK);
     }
+    #[cfg(debug_assertions)]
+    STARTED.store(true, Ordering::Relaxed);
 }
+
+/// The locks that the vCPU which runs this holds; `None` before it knows which it is.
+#[cfg(debug_assertions)]
+pub fn held_locks() -> Option<&'static crate::sync::order::Held> {
+    STARTED.load(Ordering::Relaxed).then(|| &Cpu::current().held)
+}
+
+/// Whether the first vCPU has its block.
+#[cfg(debug_assertions)]
+static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Loads another interrupt descriptor table of 256 gates.
 ///

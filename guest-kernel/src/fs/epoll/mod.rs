@@ -413,7 +413,8 @@ impl Drop for EventPoll {
 impl Stream for EventPoll {
     /// Whether a wait would find anything, for an epoll above this one.
     fn poll(&self) -> Events {
-        let _scan = self.scan.lock();
+        // Epolls watch each other in no circle (`nesting`): those above come first.
+        let _scan = self.scan.lock_in_order();
         let end = self.core.table.lock().now();
         loop {
             let Some((interest, item)) = self.core.table.lock().take(end) else {
