@@ -16,6 +16,7 @@ mod refusals;
 mod signals;
 mod streams;
 mod terminal;
+mod threads;
 mod waiting;
 
 use crate::harness::{Context, Tests};
@@ -38,6 +39,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     signals::add(tests);
     memory_pressure::add(tests);
     hostile::add(tests);
+    threads::add(tests);
     waiting::add(tests);
     Ok(())
 }
