@@ -17,6 +17,7 @@ pub mod fs;
 #[cfg(target_os = "none")]
 pub mod log;
 pub mod memory;
+pub mod net;
 pub mod process;
 #[cfg(target_os = "none")]
 pub mod random;

@@ -128,6 +128,16 @@ impl Services for FileServices {
         crate::arch::Cpu::current().request_work();
     }
 
+    fn caller(&self) -> services::Caller {
+        let process = process::current();
+        let who = process.credentials();
+        services::Caller {
+            pid: process.pid,
+            real: (who.uid, who.gid),
+            effective: (who.euid, who.egid),
+        }
+    }
+
     fn process(&self, pid: u32) -> Option<Arc<dyn ProcessFacts>> {
         let pid = match pid {
             0 => process::current().pid,

@@ -92,4 +92,6 @@ pub mod devices {
     pub const DEV: u64 = device_number(0, 5);
     /// Pipes.
     pub const PIPE: u64 = device_number(0, 0xe);
+    /// Sockets.
+    pub const SOCKET: u64 = device_number(0, 8);
 }

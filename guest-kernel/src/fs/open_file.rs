@@ -212,7 +212,7 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if let Some(stream) = &self.stream {
-            return told(stream.write(data, self.waits()));
+            return told(stream, stream.write(data, self.waits()));
         }
         let offset = if self.flags() & O_APPEND == 0 {
             self.offset.load(Ordering::Relaxed)
@@ -289,7 +289,7 @@ impl OpenFile {
         if let Some(stream) = &self.stream {
             return match offset {
                 Some(_) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
-                _ => told(stream.write_kernel(bytes, self.waits())),
+                _ => told(stream, stream.write_kernel(bytes, self.waits())),
             };
         }
         let position = offset.unwrap_or_else(|| self.offset());
@@ -452,8 +452,9 @@ impl OpenFile {
 }
 
 /// Whoever writes to something that nobody reads gets a signal.
-fn told(result: Result<usize>) -> Result<usize> {
+fn told(stream: &StreamRef, result: Result<usize>) -> Result<usize> {
     if result == Err(Errno::EPIPE)
+        && stream.signals_broken_pipe()
         && let Some(services) = services()
     {
         services.broken_pipe();

@@ -2,6 +2,7 @@
 
 use crate::errno::Result;
 use crate::memory::{Frame, UserReader};
+use alloc::vec::Vec;
 
 /// Bytes to be written.
 pub trait Source {
@@ -16,6 +17,12 @@ pub trait Source {
     /// # Errors
     /// EFAULT if not even the first byte could be read.
     fn read_to_frame(&mut self, frame: &Frame, offset: usize, len: usize) -> Result<usize>;
+
+    /// Appends up to `len` bytes to a list, which has room for them; returns how many.
+    ///
+    /// # Errors
+    /// As for [`Self::read_to_frame`].
+    fn read_to_vec(&mut self, target: &mut Vec<u8>, len: usize) -> Result<usize>;
 }
 
 impl Source for UserReader {
@@ -30,6 +37,10 @@ impl Source for UserReader {
     fn read_to_frame(&mut self, frame: &Frame, offset: usize, len: usize) -> Result<usize> {
         Self::read_to_frame(self, frame, offset, len)
     }
+
+    fn read_to_vec(&mut self, target: &mut Vec<u8>, len: usize) -> Result<usize> {
+        Self::read_to_vec(self, target, len)
+    }
 }
 
 impl Source for &[u8] {
@@ -43,6 +54,13 @@ impl Source for &[u8] {
 
     fn read_to_frame(&mut self, frame: &Frame, offset: usize, len: usize) -> Result<usize> {
         let count = frame.write(offset, &self[..len.min(self.len())]);
+        *self = &self[count..];
+        Ok(count)
+    }
+
+    fn read_to_vec(&mut self, target: &mut Vec<u8>, len: usize) -> Result<usize> {
+        let count = len.min(self.len()).min(target.capacity() - target.len());
+        target.extend_from_slice(&self[..count]);
         *self = &self[count..];
         Ok(count)
     }

@@ -21,6 +21,10 @@ impl Events {
     pub const ERROR: Self = Self(0x8);
     /// The other end is gone.
     pub const HANGUP: Self = Self(0x10);
+    /// The other end sends nothing any more (`POLLRDHUP`).
+    pub const READ_HANGUP: Self = Self(0x2000);
+    /// A write of priority data would not block, which only sockets tell (`POLLWRBAND`).
+    pub const OUT_BAND: Self = Self(0x200);
 
     /// Both sets.
     #[must_use]
@@ -107,6 +111,16 @@ pub trait Stream: Send + Sync {
     /// The pipe, if it is an end of one.
     fn as_pipe(&self) -> Option<&Arc<Pipe>> {
         None
+    }
+
+    /// The socket, if it is one.
+    fn as_socket(&self) -> Option<&dyn crate::net::Socket> {
+        None
+    }
+
+    /// Whether a write that fails with EPIPE brings SIGPIPE, too.
+    fn signals_broken_pipe(&self) -> bool {
+        true
     }
 
     /// What `lseek(2)` does.

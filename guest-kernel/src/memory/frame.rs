@@ -110,6 +110,15 @@ pub fn free() -> u64 {
     POOL.lock().free
 }
 
+/// Whether there is more memory than the kernel's reserve: asked before the kernel makes something on a
+/// program's behalf that is not counted otherwise, as it must never run out itself.
+///
+/// # Errors
+/// ENOMEM if not.
+pub fn check_spare() -> Result<()> {
+    if free() <= RESERVE.load(Ordering::Relaxed) { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
 fn count_of(address: u64) -> &'static AtomicU32 {
     for region in &COUNTS {
         let start = region.start.load(Ordering::Relaxed);

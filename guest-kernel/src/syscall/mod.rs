@@ -14,6 +14,7 @@ mod identity;
 #[cfg(target_os = "none")]
 mod machine;
 mod memory;
+mod message;
 mod open;
 mod pipe;
 mod poll;
@@ -21,6 +22,7 @@ mod process;
 mod read_write;
 #[cfg(target_os = "none")]
 mod signal;
+mod socket;
 mod status;
 mod system;
 mod time;

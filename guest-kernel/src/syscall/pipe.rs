@@ -29,19 +29,24 @@ pub fn pipe2(fds: UserPtr<[i32; 2]>, flags: u32) -> Result<()> {
         let inode = Inode::Stream(stream.clone());
         Arc::new(OpenFile::stream(stream, inode, access | flags & O_NONBLOCK))
     };
-    let reader = file(StreamRef::Shared(reader), O_RDONLY);
-    let writer = file(StreamRef::Shared(writer), O_WRONLY);
+    let pair =
+        [file(StreamRef::Shared(reader), O_RDONLY), file(StreamRef::Shared(writer), O_WRONLY)];
+    add_pair(pair, flags & O_CLOEXEC != 0, fds)
+}
+
+/// Gives descriptors to two files, and tells the program; or to none of them.
+pub(super) fn add_pair(pair: [FileRef; 2], close: bool, fds: UserPtr<[i32; 2]>) -> Result<()> {
+    let [first, second] = pair;
     let process = current();
-    let close = flags & O_CLOEXEC != 0;
     let (first, second) = {
         let mut files = process.files().lock();
-        let first = files.add(reader, close)?;
-        match files.add(writer, close) {
+        let first = files.add(first, close)?;
+        match files.add(second, close) {
             Ok(second) => (first, second),
             Err(error) => {
-                let reader = files.remove(first);
+                let first = files.remove(first);
                 drop(files);
-                drop(reader);
+                drop(first);
                 return Err(error);
             }
         }

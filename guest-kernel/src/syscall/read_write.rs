@@ -19,7 +19,7 @@ const MAX_COUNT: usize = 0x7fff_f000;
 const MAX_PIECES: usize = 1024;
 
 /// Linux looks whether a buffer lies in the program's half before anything else.
-fn check_buffer(start: u64, len: usize) -> Result<usize> {
+pub(super) fn check_buffer(start: u64, len: usize) -> Result<usize> {
     let inside = start.checked_add(len as u64).is_some_and(|end| end <= USER_END);
     if inside { Ok(len.min(MAX_COUNT)) } else { Err(Errno::EFAULT) }
 }
@@ -103,12 +103,12 @@ pub struct Vector {
 unsafe impl Plain for Vector {}
 
 /// The pieces of a scattered buffer; most calls have one that is not empty, which needs no list.
-enum Pieces {
+pub(super) enum Pieces {
     One(UserSlice),
     Several(Vec<UserSlice>),
 }
 
-fn pieces(vectors: UserPtr<Vector>, count: i32) -> Result<Pieces> {
+pub(super) fn pieces(vectors: UserPtr<Vector>, count: i32) -> Result<Pieces> {
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
     if count > MAX_PIECES {
         return Err(Errno::EINVAL);
@@ -144,14 +144,14 @@ fn pieces(vectors: UserPtr<Vector>, count: i32) -> Result<Pieces> {
 }
 
 impl Pieces {
-    fn writer(self) -> UserWriter {
+    pub(super) fn writer(self) -> UserWriter {
         match self {
             Self::One(piece) => UserWriter::new(piece.start, piece.len),
             Self::Several(pieces) => UserWriter::scattered(pieces),
         }
     }
 
-    fn reader(self) -> UserReader {
+    pub(super) fn reader(self) -> UserReader {
         match self {
             Self::One(piece) => UserReader::new(piece.start, piece.len),
             Self::Several(pieces) => UserReader::scattered(pieces),

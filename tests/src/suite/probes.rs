@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 15] = [
+const PROBES: [&str; 17] = [
     "clocks",
     "descriptors",
     "devices",
@@ -19,6 +19,8 @@ const PROBES: [&str; 15] = [
     "polling",
     "proc",
     "registers",
+    "rights",
+    "sockets",
     "status",
     "vdso",
 ];

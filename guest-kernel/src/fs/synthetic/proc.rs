@@ -7,6 +7,7 @@ use super::super::services::services;
 use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
 use crate::memory::PAGE;
+use crate::net::options;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -20,6 +21,7 @@ static ENTRIES: &[Entry] = &[
     link(2, "self", |_| own_path("")),
     link(3, "thread-self", |_| own_path("/task/self")),
     link(4, "mounts", |_| super::device::path(b"self/mounts")),
+    link(60, "net", |_| super::device::path(b"self/net")),
     text(5, "meminfo", memory),
     text(6, "cpuinfo", cpus),
     text(7, "stat", statistics),
@@ -83,7 +85,26 @@ static ENTRIES: &[Entry] = &[
             directory(
                 33,
                 "net",
-                &[directory(34, "core", &[text(35, "somaxconn", |_| line("4096"))])],
+                &[
+                    directory(
+                        34,
+                        "core",
+                        &[
+                            text(35, "somaxconn", |_| line("4096")),
+                            text(61, "wmem_default", |_| buffer(options::DEFAULT_BUFFER)),
+                            text(62, "rmem_default", |_| buffer(options::DEFAULT_BUFFER)),
+                            text(63, "wmem_max", |_| buffer(options::MAX_BUFFER)),
+                            text(64, "rmem_max", |_| buffer(options::MAX_BUFFER)),
+                        ],
+                    ),
+                    directory(
+                        65,
+                        "unix",
+                        &[text(66, "max_dgram_qlen", |_| {
+                            line(&format!("{}", crate::net::unix::MAX_DATAGRAMS))
+                        })],
+                    ),
+                ],
             ),
             directory(
                 36,
@@ -129,6 +150,10 @@ pub(super) fn machine() -> Result<MachineFacts> {
 
 pub(super) fn line(text: &str) -> Result<Vec<u8>> {
     Ok(format!("{text}\n").into_bytes())
+}
+
+fn buffer(bytes: u32) -> Result<Vec<u8>> {
+    line(&format!("{bytes}"))
 }
 
 fn own_path(rest: &str) -> Result<Target> {
