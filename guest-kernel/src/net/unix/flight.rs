@@ -263,7 +263,7 @@ pub fn collect() {
         let mut flight = FLIGHT.lock();
         flight.ended += 1;
         // So that what a close costs does not grow with what is in flight.
-        if flight.sockets.is_empty() || flight.ended.saturating_mul(16) < flight.sockets.len() {
+        if flight.sockets.is_empty() || flight.ended.saturating_mul(2) < flight.sockets.len() {
             return;
         }
         flight.ended = 0;
