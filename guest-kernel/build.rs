@@ -13,6 +13,7 @@ const KERNEL_BASE: u64 = 0x10_0000;
 // Page table entry bits: SDM volume 3, section 4.5.4.
 const PRESENT: u64 = 1 << 0;
 const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
@@ -52,6 +53,7 @@ SECTIONS {{
     .rodata : AT(ADDR(.rodata) - image_offset) {{
         *(.rodata.page) . = ALIGN(4096);
         idt = .; {idt}
+        native_idt = .; {native_idt}
         *(.rodata .rodata.*)
         . = ALIGN(8); exception_table = .; KEEP(*(.exception_table)) exception_table_end = .;
     }} :rodata
@@ -62,6 +64,7 @@ SECTIONS {{
     .data : AT(ADDR(.data) - image_offset) {{
         page_tables = .;
         kernel_pml4 = .; {pml4}
+        start_pml4 = .; {start_pml4}
         direct_map_pdpt = .; {direct_map}
         direct_map_pds = .; {direct_map_pds}
         image_pdpt = .; {image_pdpt}
@@ -76,6 +79,9 @@ SECTIONS {{
         boot_stack_guard = .; . += 4096;
         boot_stack = .; . += 16384;
         boot_stack_end = .;
+        start_stack_guard = .; . += 4096;
+        . += 16384;
+        start_stack_end = .;
     }} :data
     . = ALIGN(4096);
     kernel_end = .;
@@ -84,14 +90,16 @@ SECTIONS {{
 }}
 ",
         start = IMAGE_OFFSET + KERNEL_BASE,
-        idt = idt(),
-        pml4 = pml4(),
+        idt = idt("vector_stubs"),
+        native_idt = idt("native_stubs"),
+        pml4 = pml4(0),
+        start_pml4 = pml4(USER),
         direct_map = direct_map(),
         direct_map_pds = direct_map_pds(),
-        image_pdpt = table(&[(510, "image_pd - image_offset".into(), PRESENT | WRITABLE | ACCESSED)]),
+        image_pdpt = table(&[(510, "image_pd - image_offset".into(), BELOW_ROOT)]),
         image_pd = table(&[
-            (0, "image_pt - image_offset".into(), PRESENT | WRITABLE | ACCESSED),
-            (1, "image_pt + 4096 - image_offset".into(), PRESENT | WRITABLE | ACCESSED),
+            (0, "image_pt - image_offset".into(), BELOW_ROOT),
+            (1, "image_pt + 4096 - image_offset".into(), BELOW_ROOT),
         ]),
         image_pt = image_pt(),
     )
@@ -110,12 +118,21 @@ fn table(entries: &[(usize, String, u64)]) -> String {
     text
 }
 
-/// Slots: 256 the direct map, 510 kernel stacks, 511 the kernel image.
-fn pml4() -> String {
+/// Every entry below the roots grants ring 3 access; a root decides for all of them, since an access
+/// needs the bit on every level (SDM volume 3, section 4.6.1).
+const BELOW_ROOT: u64 = PRESENT | WRITABLE | USER | ACCESSED;
+
+/// Slots: 273 the direct map, 510 kernel stacks, 511 the kernel image. Two roots lead to the same
+/// tables: that of the kernel, which keeps ring 3 out, and the one that it starts with, where host B
+/// executes it in ring 3 (`arch::native`).
+fn pml4(user: u64) -> String {
+    let flags = PRESENT | WRITABLE | ACCESSED | user;
     table(&[
-        (256, "direct_map_pdpt - image_offset".into(), PRESENT | WRITABLE | ACCESSED),
-        (510, "stack_area_pdpt - image_offset".into(), PRESENT | WRITABLE | ACCESSED),
-        (511, "image_pdpt - image_offset".into(), PRESENT | WRITABLE | ACCESSED),
+        // Not present: where a root's second one is, see `memory::page_table`.
+        (257, "start_pml4 - image_offset".into(), 0),
+        (273, "direct_map_pdpt - image_offset".into(), flags),
+        (510, "stack_area_pdpt - image_offset".into(), flags),
+        (511, "image_pdpt - image_offset".into(), flags),
     ])
 }
 
@@ -129,7 +146,7 @@ fn direct_map() -> String {
         .enumerate()
         .map(|(number, &gib)| {
             let address = format!("direct_map_pds + {} - image_offset", number * 4096);
-            (gib, address, PRESENT | WRITABLE | ACCESSED)
+            (gib, address, BELOW_ROOT)
         })
         .collect();
     table(&entries)
@@ -137,7 +154,7 @@ fn direct_map() -> String {
 
 /// Pages of 2 MiB, never executable: not every processor has pages of 1 GiB.
 fn direct_map_pds() -> String {
-    let flags = PRESENT | WRITABLE | ACCESSED | DIRTY | LARGE | GLOBAL | NO_EXECUTE;
+    let flags = BELOW_ROOT | DIRTY | LARGE | GLOBAL | NO_EXECUTE;
     let entries = DIRECT_GIBS
         .iter()
         .flat_map(|&gib| (0..512).map(move |page| (gib as u64) << 30 | page << 21));
@@ -149,7 +166,7 @@ fn direct_map_pds() -> String {
 
 /// The first 4 MiB of the image's window, page by page with just the rights that each needs.
 fn image_pt() -> String {
-    let text_flags = PRESENT | ACCESSED | GLOBAL;
+    let text_flags = PRESENT | USER | ACCESSED | GLOBAL;
     let rodata_flags = text_flags | NO_EXECUTE;
     let data_flags = rodata_flags | WRITABLE | DIRTY;
     (0..1024u64).fold(String::new(), |mut text, index| {
@@ -161,7 +178,8 @@ fn image_pt() -> String {
             write!(
                 text,
                 "QUAD({address:#x} < text_end ? {:#x} : {address:#x} < rodata_end ? {:#x} : \
-                 {address:#x} == boot_stack_guard ? 0 : {address:#x} < kernel_end ? {:#x} : 0) ",
+                 {address:#x} == boot_stack_guard ? 0 : {address:#x} == start_stack_guard ? 0 : \
+                 {address:#x} < kernel_end ? {:#x} : 0) ",
                 physical | text_flags,
                 physical | rodata_flags,
                 physical | data_flags
@@ -172,8 +190,8 @@ fn image_pt() -> String {
     })
 }
 
-/// Interrupt gates (SDM volume 3, figure 6-8) to the 16-byte stubs of `arch::x86_64::entry`.
-fn idt() -> String {
+/// Interrupt gates (SDM volume 3, figure 6-8) to 16-byte stubs of `arch::x86_64::entry` or `native`.
+fn idt(stubs: &str) -> String {
     const KERNEL_CODE: u64 = 0x10;
     const INTERRUPT_GATE: u64 = 0x8e;
     const DPL3: u64 = 0x60;
@@ -189,7 +207,7 @@ fn idt() -> String {
         // int3, into and int 0x80 are for programs to use.
         let dpl = if matches!(vector, 3 | 4 | 0x80) { DPL3 } else { 0 };
         let fixed = KERNEL_CODE << 16 | stack << 32 | (INTERRUPT_GATE | dpl) << 40;
-        let stub = format!("(vector_stubs + {})", vector * 16);
+        let stub = format!("({stubs} + {})", vector * 16);
         write!(
             text,
             "QUAD(({stub} & 0xffff) | {fixed:#x} | ((({stub} >> 16) & 0xffff) << 48)) QUAD({stub} >> 32) "

@@ -14,6 +14,7 @@ pub mod drivers;
 pub mod errno;
 pub mod exec;
 pub mod fs;
+pub mod ipc;
 #[cfg(target_os = "none")]
 pub mod log;
 pub mod memory;

@@ -1,6 +1,7 @@
 //! Signals: dispositions, masks, and what happens by default.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 
 /// Signal numbers of Linux on x86-64 (signal(7)).
 #[expect(missing_docs, reason = "the names say it")]
@@ -113,6 +114,10 @@ pub mod action {
     pub const DEFAULT: u64 = 0;
     /// `SIG_IGN`.
     pub const IGNORE: u64 = 1;
+    /// `SA_NOCLDSTOP`.
+    pub const NOCLDSTOP: u64 = 1;
+    /// `SA_NOCLDWAIT`.
+    pub const NOCLDWAIT: u64 = 2;
     /// `SA_SIGINFO`.
     pub const SIGINFO: u64 = 4;
     /// `SA_ONSTACK`.
@@ -156,6 +161,9 @@ pub struct AlternateStack {
 }
 
 impl AlternateStack {
+    /// None.
+    pub const NONE: Self = Self { start: 0, flags: STACK_DISABLED, padding: 0, size: 0 };
+
     /// Whether a program with this RSP runs on the stack.
     pub fn contains(&self, rsp: u64) -> bool {
         self.flags & STACK_DISABLED == 0 && rsp > self.start && rsp - self.start <= self.size
@@ -172,25 +180,20 @@ pub struct Information {
     pub signal: u8,
     /// `si_code`.
     pub code: i32,
-    /// `si_addr` of a fault, or `si_pid` and `si_uid` (low and high half) of a sender.
-    pub value: u64,
+    /// What follows in `siginfo_t` from offset 16: `si_addr` of a fault; `si_pid` and `si_uid` (low and
+    /// high half) of a sender, then its `si_value`, or `si_status`, `si_utime` and `si_stime` of a child.
+    pub detail: [u64; 4],
 }
 
-/// What a process does with signals, which it blocks, and which wait.
-///
-/// What most programs never use is only there once it is used.
-pub struct Signals {
-    actions: Option<Box<[Action; number::LAST as usize]>>,
-    /// Blocked signals: bit 0 is signal 1.
-    pub mask: u64,
-    /// Signals that were sent and not yet taken.
-    pending: u64,
-    information: Option<Box<[Option<Information>; number::LAST as usize]>>,
-    /// `sigaltstack`.
-    pub stack: AlternateStack,
-    /// The mask to return to after `rt_sigsuspend` or `ppoll`, which a handler's frame takes over.
-    pub saved_mask: Option<u64>,
+impl Information {
+    /// One whose first word is all there is to tell.
+    pub const fn new(signal: u8, code: i32, value: u64) -> Self {
+        Self { signal, code, detail: [value, 0, 0, 0] }
+    }
 }
+
+/// `SI_KERNEL`.
+pub const SI_KERNEL: i32 = 0x80;
 
 /// The bit of a signal in a set.
 pub const fn bit(signal: u8) -> u64 {
@@ -199,42 +202,47 @@ pub const fn bit(signal: u8) -> u64 {
 
 /// Signals that can be neither blocked nor handled.
 pub const UNBLOCKABLE: u64 = bit(number::SIGKILL) | bit(number::SIGSTOP);
+/// Signals that stop a process by default.
+pub const STOPPING: u64 =
+    bit(number::SIGSTOP) | bit(number::SIGTSTP) | bit(number::SIGTTIN) | bit(number::SIGTTOU);
+/// Signals of the instruction that was just executed, which come before all others.
+const SYNCHRONOUS: u64 = bit(number::SIGSEGV)
+    | bit(number::SIGBUS)
+    | bit(number::SIGILL)
+    | bit(number::SIGTRAP)
+    | bit(number::SIGFPE)
+    | bit(number::SIGSYS);
+/// The first signal that is queued as often as it is sent (`SIGRTMIN` of the kernel's interface).
+pub const REAL_TIME: u8 = 32;
 
-impl Default for Signals {
-    fn default() -> Self {
-        Self::new()
-    }
+/// The lowest signal of a set, those of the last instruction first.
+pub fn first_of(set: u64) -> Option<u8> {
+    let set = if set & SYNCHRONOUS != 0 { set & SYNCHRONOUS } else { set };
+    u8::try_from(set.trailing_zeros()).ok().filter(|&index| index < 64).map(|index| index + 1)
 }
 
-impl Signals {
+/// What a process does with signals. What most programs never use is only there once it is used.
+#[derive(Clone, Default)]
+pub struct Actions {
+    table: Option<Box<[Action; number::LAST as usize]>>,
+}
+
+impl Actions {
     /// Everything as by default.
     pub const fn new() -> Self {
-        Self {
-            actions: None,
-            mask: 0,
-            pending: 0,
-            information: None,
-            stack: AlternateStack { start: 0, flags: STACK_DISABLED, padding: 0, size: 0 },
-            saved_mask: None,
-        }
+        Self { table: None }
     }
 
     /// What happens on a signal (1 to 64).
     pub fn action(&self, signal: u8) -> Action {
-        self.actions
-            .as_ref()
-            .map_or_else(Action::default, |actions| actions[usize::from(signal) - 1])
+        self.table.as_ref().map_or_else(Action::default, |table| table[usize::from(signal) - 1])
     }
 
     /// Changes what happens on a signal (1 to 64).
     pub fn set_action(&mut self, signal: u8, action: Action) {
-        let actions = self
-            .actions
-            .get_or_insert_with(|| Box::new([Action::default(); number::LAST as usize]));
-        actions[usize::from(signal) - 1] = Action { mask: action.mask & !UNBLOCKABLE, ..action };
-        if self.is_ignored(signal) {
-            self.pending &= !bit(signal);
-        }
+        let table =
+            self.table.get_or_insert_with(|| Box::new([Action::default(); number::LAST as usize]));
+        table[usize::from(signal) - 1] = Action { mask: action.mask & !UNBLOCKABLE, ..action };
     }
 
     /// Whether the signal would do nothing.
@@ -242,71 +250,119 @@ impl Signals {
         match self.action(signal).handler {
             action::IGNORE => true,
             action::DEFAULT => {
-                // No one could continue a process that stops: nobody is outside of its session. Linux
-                // does not let the members of such orphaned process groups stop either.
-                !matches!(default_action(signal), DefaultAction::Terminate)
+                matches!(default_action(signal), DefaultAction::Ignore | DefaultAction::Continue)
             }
             _ => false,
         }
     }
 
-    /// Adds a signal to those that wait, unless it is ignored and not blocked.
-    pub fn send(&mut self, information: Information) {
+    /// `execve`: handlers are gone, what is ignored stays ignored.
+    pub fn reset_handlers(&mut self) {
+        if let Some(table) = &mut self.table {
+            for action in table.iter_mut() {
+                let ignored = action.handler == action::IGNORE;
+                let handler = if ignored { action::IGNORE } else { action::DEFAULT };
+                *action = Action { handler, ..Action::default() };
+            }
+        }
+    }
+}
+
+/// Signals that were sent and not yet taken.
+#[derive(Default)]
+pub struct Pending {
+    set: u64,
+    queue: Vec<Information>,
+}
+
+impl Pending {
+    /// None.
+    pub const fn new() -> Self {
+        Self { set: 0, queue: Vec::new() }
+    }
+
+    /// Which there are.
+    pub fn set(&self) -> u64 {
+        self.set
+    }
+
+    /// How many wait in the queue.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.set == 0
+    }
+
+    /// Adds one; a standard signal that waits already is not added again. False if there is no room
+    /// for what it tells: then only its number is known.
+    pub fn add(&mut self, information: Information, limit: u64) -> bool {
         let signal = information.signal;
-        if self.is_ignored(signal) && self.mask & bit(signal) == 0 {
-            return;
+        if signal < REAL_TIME && self.set & bit(signal) != 0 {
+            return true;
         }
-        if self.pending & bit(signal) == 0 {
-            self.pending |= bit(signal);
-            self.remember(information);
+        self.set |= bit(signal);
+        if self.queue.len() as u64 >= limit || self.queue.try_reserve(1).is_err() {
+            return false;
         }
+        self.queue.push(information);
+        true
     }
 
-    /// A signal that is to be taken now, the lowest number first; it goes on waiting.
-    pub fn deliverable(&self) -> Option<u8> {
-        let set = self.pending & !self.mask;
-        u8::try_from(set.trailing_zeros()).ok().filter(|&index| index < 64).map(|index| index + 1)
-    }
-
-    /// Takes a signal out of those that wait.
+    /// Takes a signal.
     pub fn take(&mut self, signal: u8) -> Option<Information> {
-        if self.pending & bit(signal) == 0 {
+        if self.set & bit(signal) == 0 {
             return None;
         }
-        self.pending &= !bit(signal);
-        self.information.as_mut()?[usize::from(signal) - 1].take()
-    }
-
-    /// Signals that wait (sigpending(2)).
-    pub fn pending(&self) -> u64 {
-        self.pending
-    }
-
-    /// A fault: the signal is not held back by a mask or by being ignored (Linux's
-    /// `force_sig_info`): then it ends the process.
-    pub fn force(&mut self, information: Information) {
-        let signal = information.signal;
-        let ignored = self.action(signal).handler == action::IGNORE;
-        if ignored || self.mask & bit(signal) != 0 {
-            self.set_action(signal, Action::default());
-            self.mask &= !bit(signal);
+        let at = self.queue.iter().position(|waiting| waiting.signal == signal);
+        let taken = at.map_or(Information::new(signal, 0, 0), |at| self.queue.remove(at));
+        if !self.queue.iter().any(|waiting| waiting.signal == signal) {
+            self.set &= !bit(signal);
         }
-        self.pending |= bit(signal);
-        self.remember(information);
+        Some(taken)
     }
 
-    fn remember(&mut self, information: Information) {
-        let slots = self.information.get_or_insert_with(|| Box::new([None; number::LAST as usize]));
-        slots[usize::from(information.signal) - 1] = Some(information);
+    /// Forgets the signals of a set.
+    pub fn discard(&mut self, set: u64) {
+        if self.set & set != 0 {
+            self.set &= !set;
+            self.queue.retain(|waiting| bit(waiting.signal) & set == 0);
+        }
+    }
+}
+
+/// What each thread has of its own.
+pub struct ThreadSignals {
+    /// Blocked signals: bit 0 is signal 1.
+    pub mask: u64,
+    /// Signals for this thread alone.
+    pub pending: Pending,
+    /// `sigaltstack`.
+    pub stack: AlternateStack,
+    /// The mask to return to after `rt_sigsuspend` or `ppoll`, which a handler's frame takes over.
+    pub saved_mask: Option<u64>,
+}
+
+impl ThreadSignals {
+    /// Nothing blocked, nothing pending.
+    pub const fn new() -> Self {
+        Self { mask: 0, pending: Pending::new(), stack: AlternateStack::NONE, saved_mask: None }
+    }
+}
+
+impl Default for ThreadSignals {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
 /// An instruction of the program failed: the signal is delivered before the program goes on.
 #[cfg(target_os = "none")]
 pub fn fault(_frame: &mut crate::arch::TrapFrame, fault: Fault) {
-    let information = Information { signal: fault.signal, code: fault.code, value: fault.address };
-    crate::process::current().signals.lock().force(information);
-    crate::arch::Cpu::current().request_work();
+    let information = Information::new(fault.signal, fault.code, fault.address);
+    crate::process::force(information);
 }
 
 /// What a signal frame needs at most, for AT_MINSIGSTKSZ.

@@ -296,12 +296,6 @@ fn every_function_has_two_names_and_the_version() {
 }
 
 #[test]
-fn a_system_call_is_where_the_kernel_looks_for_one() {
-    let offset = vdso::syscall_offset();
-    assert_eq!(vdso::image()[offset..offset + 2], [0x0f, 0x05]);
-}
-
-#[test]
 fn the_unwind_table_covers_every_function() {
     let bytes = vdso::image();
     let header = (0..u16_at(bytes, 56))

@@ -102,6 +102,7 @@ impl BootBlock {
             magic: MAGIC,
             version: VERSION,
             flags: flags::MSI
+                | flags::PROCESSOR_STATE
                 | set(config.strace.is_some(), flags::STRACE)
                 | set(config.terminal, flags::TERMINAL)
                 | set(config.verbose, flags::VERBOSE),

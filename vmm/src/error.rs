@@ -102,6 +102,15 @@ pub enum Error {
         /// What it wrote.
         word: Vec<u8>,
     },
+    /// The guest kernel asked for its processor state in a place or form that cannot be.
+    #[error(
+        "the guest kernel saves or loads its processor state at guest-physical {address:#x}, which is no \
+         page of RAM with a valid state; this is a bug in the kernel"
+    )]
+    BadStatePage {
+        /// Guest-physical address.
+        address: u64,
+    },
     /// The guest cannot go on.
     #[error("vCPU {cpu} of the guest crashed: {reason} at rip {rip:#x}{}", Instruction(bytes))]
     GuestCrash {

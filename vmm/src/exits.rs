@@ -3,11 +3,12 @@
 //! [`handle`] needs no KVM: it is tested with exits made by hand.
 
 use airlock_abi::exit::Exit;
-use airlock_abi::layout::{CPU_START_PORT, EXIT_PORT, SERIAL_PORT};
+use airlock_abi::layout::{CPU_START_PORT, EXIT_PORT, PROCESSOR_STATE_PORT, SERIAL_PORT};
 use kvm_ioctls::VcpuExit;
 
 use crate::bus::Bus;
 
+const PAGE: u64 = 4096;
 /// Number of I/O ports of a 16550.
 const SERIAL_PORTS: u16 = 8;
 
@@ -18,6 +19,13 @@ pub enum Action {
     Resume,
     /// Start the vCPU with this index, then enter the guest again.
     StartCpu(u32),
+    /// Save or load the vCPU's extended state, then enter the guest again.
+    ProcessorState {
+        /// Guest-physical address of the page.
+        address: u64,
+        /// Load it, not save it.
+        load: bool,
+    },
     /// The guest ended the machine.
     End(Exit),
     /// The guest wrote something to the exit device that means nothing.
@@ -83,6 +91,17 @@ fn write_port(port: u16, data: &[u8], bus: &Bus) -> Action {
                 Action::Resume
             }
         },
+        PROCESSOR_STATE_PORT => match data.try_into() {
+            Ok(word) => {
+                let word = u32::from_le_bytes(word);
+                let address = u64::from(word >> 1) * PAGE;
+                Action::ProcessorState { address, load: word & 1 != 0 }
+            }
+            Err(_) => {
+                bus.unknown_write("port", u64::from(port));
+                Action::Resume
+            }
+        },
         _ => {
             match port.checked_sub(SERIAL_PORT) {
                 Some(offset) if offset < SERIAL_PORTS => bus.serial.write(offset, data),
@@ -119,6 +138,10 @@ mod tests {
 
     #[test]
     fn cpu_start_needs_a_whole_word() {
+        let state = |address, load| Action::ProcessorState { address, load };
+        assert_eq!(port_write(PROCESSOR_STATE_PORT, &[6, 0, 0, 0]), state(0x3000, false));
+        assert_eq!(port_write(PROCESSOR_STATE_PORT, &[0xff; 4]), state(0x7fff_ffff * PAGE, true));
+        assert_eq!(port_write(PROCESSOR_STATE_PORT, &[6]), Action::Resume);
         assert_eq!(port_write(CPU_START_PORT, &[3, 0, 0, 0]), Action::StartCpu(3));
         assert_eq!(port_write(CPU_START_PORT, &[0xff; 4]), Action::StartCpu(u32::MAX));
         assert_eq!(port_write(CPU_START_PORT, &[3]), Action::Resume);

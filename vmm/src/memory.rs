@@ -15,7 +15,7 @@ use airlock_abi::boot::Range;
 use airlock_abi::layout::{HIGH_RAM_BASE, KERNEL_BASE, LOW_RAM_END, ROOT_IMAGE_BASE};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-    MmapRegion,
+    MmapRegion, VolatileSlice,
 };
 
 use crate::config::{Piece, RootImage};
@@ -195,6 +195,13 @@ impl GuestMemory {
     /// Where RAM begins.
     pub fn ram_base(&self) -> u64 {
         self.ram.iter().next().map_or(KERNEL_BASE, |region| region.start_addr().0)
+    }
+
+    /// The page at a guest-physical address: of RAM, or for `reading` of any memory that the guest has.
+    pub fn page(&self, address: u64, reading: bool) -> Option<VolatileSlice<'_>> {
+        let length = usize::try_from(PAGE).ok()?;
+        let memory = if reading { &self.readable } else { &self.ram };
+        memory.get_slice(GuestAddress(address), length).ok()
     }
 
     /// Up to `limit` bytes of code at an address, if it is in the kernel or in RAM.

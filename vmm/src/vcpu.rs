@@ -11,11 +11,11 @@ use airlock_abi::exit::Exit;
 use kvm_bindings::{
     CpuId, KVM_INTERNAL_ERROR_EMULATION, KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
     KVM_MP_STATE_RUNNABLE, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, Msrs, kvm_cpuid_entry2,
-    kvm_device_attr, kvm_mp_state, kvm_msr_entry,
+    kvm_device_attr, kvm_mp_state, kvm_msr_entry, kvm_xsave,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
-use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
+use vmm_sys_util::ioctl::{ioctl_with_mut_ptr, ioctl_with_ptr, ioctl_with_ref};
+use vmm_sys_util::{ioctl_ior_nr, ioctl_iow_nr};
 
 use crate::boot::{self, BootBlock, Clock};
 use crate::bus::Bus;
@@ -30,6 +30,9 @@ use crate::vm;
 
 // kvm-ioctls has this for Arm's vCPUs only.
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+// kvm-ioctls has these for a structure of its caller's; here they work on guest memory.
+ioctl_ior_nr!(KVM_GET_XSAVE, KVMIO, 0xa4, kvm_xsave);
+ioctl_iow_nr!(KVM_SET_XSAVE, KVMIO, 0xa5, kvm_xsave);
 
 /// More leaves than any processor has; KVM says E2BIG if it is too few.
 const MAX_CPUID_LEAVES: usize = 256;
@@ -317,6 +320,11 @@ impl Vcpus {
             match action {
                 Action::Resume => {}
                 Action::StartCpu(index) => self.start_secondary(index),
+                Action::ProcessorState { address, load } => {
+                    if let Err(error) = processor_state(vcpu, &boot.memory, address, load) {
+                        self.ending.end(Err(error));
+                    }
+                }
                 Action::End(exit) => self.ending.end(outcome(exit, &boot.bus)),
                 Action::BadExit(word) => self.ending.end(Err(Error::BadExit { word })),
                 Action::Crash(crash) => {
@@ -325,6 +333,27 @@ impl Vcpus {
             }
         }
     }
+}
+
+/// Saves a vCPU's extended state to a page of RAM, or loads it from there.
+fn processor_state(
+    vcpu: &VcpuFd,
+    memory: &GuestMemory,
+    address: u64,
+    load: bool,
+) -> Result<(), Error> {
+    let page = memory.page(address, load).ok_or(Error::BadStatePage { address })?;
+    let guard = page.ptr_guard_mut();
+    let pointer = guard.as_ptr().cast::<kvm_xsave>();
+    // KVM copies the page itself, as it copies any memory of a process that others may be writing to.
+    let result = if load {
+        // SAFETY: the pointer is to a page of the guest's, which is mapped as long as the guard exists.
+        unsafe { ioctl_with_ptr(vcpu, KVM_SET_XSAVE(), pointer.cast_const()) }
+    } else {
+        // SAFETY: as above; no reference to guest RAM exists that this could contradict.
+        unsafe { ioctl_with_mut_ptr(vcpu, KVM_GET_XSAVE(), pointer) }
+    };
+    if result == 0 { Ok(()) } else { Err(Error::BadStatePage { address }) }
 }
 
 fn outcome(exit: Exit, bus: &Bus) -> Result<Outcome, Error> {

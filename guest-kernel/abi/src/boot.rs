@@ -111,6 +111,8 @@ pub mod flags {
     pub const TERMINAL: u64 = 2;
     /// Interrupts are the MSIs that [`crate::layout::IRQ_VECTOR_BASE`] describes; there is no I/O APIC.
     pub const MSI: u64 = 4;
+    /// There is a [`crate::layout::PROCESSOR_STATE_PORT`].
+    pub const PROCESSOR_STATE: u64 = 16;
     /// The kernel's log goes to the serial port as it is written (`-v`); else only panics do.
     pub const VERBOSE: u64 = 8;
 }

@@ -37,5 +37,12 @@ pub const EXIT_PORT: u16 = 0xf4;
 /// Starting a vCPU that runs, or that does not exist, does nothing.
 pub const CPU_START_PORT: u16 = 0xf8;
 
+/// I/O port (32-bit writes): saves or loads the vCPU's x87, SSE and wider state, for a kernel on a host
+/// where it cannot execute XSAVE (see [`crate::boot::flags::PROCESSOR_STATE`]).
+///
+/// The word is the number of a page (its guest-physical address / 4096) shifted left by one; bit 0 is
+/// clear to save the state there, which takes RAM, and set to load it. The page is in the standard format of XSAVE (SDM
+/// volume 1, section 13.4), as `KVM_GET_XSAVE` and `KVM_SET_XSAVE` have it.
+pub const PROCESSOR_STATE_PORT: u16 = 0xfc;
 /// Interrupt number *n* arrives as the edge-triggered MSI vector `IRQ_VECTOR_BASE + n` at vCPU 0.
 pub const IRQ_VECTOR_BASE: u32 = 0x30;

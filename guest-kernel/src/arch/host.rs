@@ -14,8 +14,28 @@ pub mod copy {
     }
 }
 
+/// Whether address spaces need a second root for the kernel.
+pub fn kernel_needs_root() -> bool {
+    false
+}
+
 /// A processor without page tables of ours.
 pub mod cpu {
     /// Forgets the translation of one page: there is none.
     pub fn flush_page(_address: u64) {}
+
+    /// Forgets all translations: there are none.
+    pub fn flush_all() {}
+}
+
+/// Page tables that no processor walks.
+pub mod paging {
+    /// Index of the first entry that is not 0 in `[from, to)` of a table; `to` if there is none.
+    ///
+    /// # Safety
+    /// The table has at least `to` entries.
+    pub unsafe fn next_used(table: *const u64, from: usize, to: usize) -> usize {
+        // SAFETY: by the contract.
+        (from..to).find(|&index| unsafe { table.add(index).read() } != 0).unwrap_or(to)
+    }
 }

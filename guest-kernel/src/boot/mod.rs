@@ -4,13 +4,13 @@ pub mod pvh;
 
 use crate::arch::cpu::{self, cr4};
 use crate::arch::frame::{rflags, selector};
-use crate::arch::{TrapFrame, apic, probe};
+use crate::arch::{TrapFrame, fpu, image_address, native, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
 use crate::memory::areas::{Area, Backing, FileLabel, Label, Protection};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
-use crate::process::{self, Process, Program};
+use crate::process::{self, Program};
 use crate::{drivers, fs, log, random, time};
 use airlock_abi::boot::{BootInfo, CpuidLeaf, Range, flags};
 use airlock_abi::exit::Exit;
@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Slots of the page table root that the kernel occupies; see the linker script.
-const KERNEL_SLOTS: [usize; 3] = [256, 510, 511];
+pub const KERNEL_SLOTS: [usize; 3] = [273, 510, 511];
 
 static CPUS: AtomicU64 = AtomicU64::new(1);
 /// Bits of [`flags`] that the VMM set.
@@ -35,14 +35,38 @@ pub fn cpus() -> u64 {
     CPUS.load(Ordering::Relaxed)
 }
 
-/// A program's half of CR4 and what programs are told of the processor.
+/// AT_HWCAP and AT_HWCAP2 for programs.
+static HWCAP: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// AT_HWCAP and AT_HWCAP2 for programs.
+pub fn hardware_capabilities() -> (u64, u64) {
+    (HWCAP[0].load(Ordering::Relaxed), HWCAP[1].load(Ordering::Relaxed))
+}
+
+/// Components of XSAVE that programs may use: x87, SSE, AVX, and the three of AVX-512.
+const USER_COMPONENTS: u64 = 0b1110_0111;
+
+/// What CPUID has and the kernel uses: bits of CR4, components of XSAVE, and what programs are told.
 struct Features {
+    cr4: u64,
+    components: u64,
     hwcap: u64,
     hwcap2: u64,
 }
 
-/// Turns on what CPUID has, on the vCPU that runs this.
-fn enable_features() -> Features {
+impl Features {
+    /// Turns them on, on the vCPU that runs this.
+    fn enable(&self) {
+        // SAFETY: CPUID has each of them.
+        unsafe { cpu::set_cr4(self.cr4) };
+        if self.cr4 & cr4::OSXSAVE != 0 {
+            // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
+            unsafe { crate::arch::fpu::enable_xsave(self.components) };
+        }
+    }
+}
+
+fn features() -> Features {
     const LEAF7_EBX_FSGSBASE: u32 = 1;
     const LEAF7_EBX_SMEP: u32 = 1 << 7;
     const LEAF7_ECX_UMIP: u32 = 1 << 2;
@@ -62,23 +86,18 @@ fn enable_features() -> Features {
             bits |= bit;
         }
     }
-    // SAFETY: CPUID has each of them.
-    unsafe { cpu::set_cr4(bits) };
+    let mut components = 0;
     if bits & cr4::OSXSAVE != 0 {
         let [low, _, _, high] = cpu::cpuid(0xd, 0);
-        // x87, SSE, AVX, and the three of AVX-512: what signal frames can hold.
-        const USER_COMPONENTS: u64 = 0b1110_0111;
-        let supported = u64::from(high) << 32 | u64::from(low);
-        // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
-        unsafe { crate::arch::fpu::enable_xsave(supported & USER_COMPONENTS) };
+        components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
     }
     let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
-    Features { hwcap: leaf1_edx.into(), hwcap2 }
+    Features { cr4: bits, components, hwcap: leaf1_edx.into(), hwcap2 }
 }
 
 /// The same on the other vCPUs.
 pub fn enable_features_on_secondary() {
-    enable_features();
+    features().enable();
 }
 
 /// Bytes that the VMM put into memory.
@@ -122,12 +141,23 @@ pub fn start(info: &'static BootInfo) -> ! {
     if has_flag(flags::STRACE) {
         probe::set_traced();
     }
-    apic::enable();
-    let features = enable_features();
+    let features = features();
+    HWCAP[0].store(features.hwcap, Ordering::Relaxed);
+    HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
     fs::services::install(&drivers::FILE_SERVICES);
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
     match start_program(info, &features) {
-        Ok((frame, probe_code)) => probe::enter_user(frame, probe_code),
+        Ok((frame, root)) => {
+            native::end();
+            features.enable();
+            if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
+                let [low, size, _, high] = cpu::cpuid(0xd, 0);
+                let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
+                fpu::use_vmm(components, usize_from(size.into()));
+            }
+            // SAFETY: the process keeps its address space, whose root maps the kernel.
+            unsafe { probe::enter_user(&frame, root) }
+        }
         Err(error) => {
             log!("cannot start the program: {error}");
             process::exit_machine(match error {
@@ -151,13 +181,19 @@ impl PageSource for FixedPages {
     }
 }
 
-/// Guest-physical address of something in the kernel's image.
-fn image_address<T>(pointer: *const T) -> PhysAddr {
-    const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
-    PhysAddr(pointer.expose_provenance() as u64 - IMAGE_OFFSET)
+/// Guest-physical address of the page table root that is linked in.
+pub fn kernel_root() -> PhysAddr {
+    unsafe extern "C" {
+        static kernel_pml4: u8;
+    }
+    image_address(&raw const kernel_pml4)
 }
 
-fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> Result<u64> {
+/// Maps the vDSO and its data above the stack, if there is room; returns the address of its header.
+///
+/// # Errors
+/// ENOMEM.
+pub fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> Result<u64> {
     // Above the stack if there is room in the same page table, as on Linux; it saves a frame, too.
     const SPAN: u64 = 512 * PAGE;
     let room = (stack_top | (SPAN - 1)).saturating_sub(stack_top + 3 * PAGE) / PAGE;
@@ -175,10 +211,7 @@ fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>) -> 
     Ok(start + PAGE)
 }
 
-fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, u64)> {
-    unsafe extern "C" {
-        static kernel_pml4: u8;
-    }
+fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, PhysAddr)> {
     let image = PhysAddr(info.root_image.start);
     // SAFETY: the root image stays mapped, read-only, as long as the machine runs.
     let image_bytes =
@@ -212,6 +245,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let mut random = [0; 16];
     random.copy_from_slice(&info.first_random[..16]);
 
+    let executing = fs::Executing::new(file.inode())?;
     let metadata = file.metadata()?;
     let executable = Executable {
         size: metadata.size,
@@ -222,7 +256,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         }),
         source: file,
     };
-    let space = AddressSpace::new(image_address(&raw const kernel_pml4), &KERNEL_SLOTS)?;
+    let space = AddressSpace::new(kernel_root(), &KERNEL_SLOTS)?;
     let mut layout = stack::place(&space, &mut entropy)?;
     let vdso = map_vdso(&space, layout.stack_start, &mut entropy)?;
     let loaded = elf::load(&space, &executable, &mut entropy)?;
@@ -252,19 +286,15 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     }
     let name = path.rsplit(|&byte| byte == b'/').next().unwrap_or(path);
     let space = Arc::new(space);
-    // SAFETY: the root maps the kernel; the process keeps the space.
-    unsafe { cpu::write_cr3(space.root().0) };
-    process::adopt(Process::first(process::New {
+    let space_root = space.root();
+    process::start_first(process::First {
         memory: space,
         files,
         fs: context,
-        program: Program {
-            name: name[..name.len().min(15)].to_vec(),
-            path: path.to_vec(),
-            auxiliary: (0, 0),
-        },
+        program: Program { path: path.to_vec(), executing: Some(executing), auxiliary: (0, 0) },
+        name: name.to_vec(),
         start_ns: time::monotonic_ns(),
-    }));
+    });
     let frame = TrapFrame {
         rip: loaded.entry,
         cs: selector::USER_CODE.into(),
@@ -273,7 +303,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         ss: selector::USER_DATA.into(),
         ..TrapFrame::ZERO
     };
-    Ok((frame, vdso + time::vdso::syscall_offset() as u64))
+    Ok((frame, space_root))
 }
 
 fn open(context: &fs::Context, path: &[u8]) -> Result<fs::FileRef> {

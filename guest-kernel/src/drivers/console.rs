@@ -410,9 +410,10 @@ pub fn is_readable(port: u32) -> bool {
 pub fn offer_signals() {
     let process = process::current();
     let handles = {
-        let signals = process.signals.lock();
+        let mask = process.signals.lock().mask;
+        let actions = process.actions().lock();
         FORWARDED.iter().any(|&signal| {
-            signals.mask & bit(signal) != 0 || signals.action(signal).handler != action::DEFAULT
+            mask & bit(signal) != 0 || actions.action(signal).handler != action::DEFAULT
         })
     };
     if handles {
@@ -428,9 +429,9 @@ fn collect_signals() {
             return;
         }
         let [signal @ 1..=number::LAST] = byte else { continue };
-        let information = Information { signal, code: SI_KERNEL, value: 0 };
-        process::current().signals.lock().send(information);
-        crate::arch::Cpu::current().request_work();
+        if let Some(first) = process::find(process::FIRST) {
+            let _ = process::send_to_process(&first, Information::new(signal, SI_KERNEL, 0));
+        }
     }
 }
 

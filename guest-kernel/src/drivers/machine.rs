@@ -23,15 +23,15 @@ pub fn facts() -> MachineFacts {
             }
         }
     }
-    let processes = process::all();
-    let last = processes.last().copied().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-    let count = u32::try_from(processes.len()).unwrap_or(u32::MAX);
+    let (_, threads, last) = process::table::counts();
+    let last = u32::try_from(last).unwrap_or(0);
+    let count = u32::try_from(threads).unwrap_or(u32::MAX);
     let booted = time::realtime_ns().saturating_sub(now) / time::NANOSECONDS;
     MachineFacts {
         uptime_ns: now,
         idle_ns: 0,
         boot_time: i64::try_from(booted).unwrap_or(0),
-        cpus: sched::cpus(),
+        cpus: sched::cpus::running(),
         frequency_khz: time::frequency_khz(),
         vendor,
         model_name,
@@ -40,7 +40,7 @@ pub fn facts() -> MachineFacts {
         processes: (u64::from(last), count),
         threads: count,
         last_pid: last,
-        switches: 0,
+        switches: sched::run::switches(),
         interrupts: 0,
         names: ["Linux", HOST_NAME, RELEASE, VERSION, "x86_64"],
         host_name: Vec::from(HOST_NAME),

@@ -119,13 +119,8 @@ impl Services for FileServices {
     fn broken_pipe(&self) {
         // SI_USER, from the process itself, as on Linux.
         let process = process::current();
-        let information = Information {
-            signal: SIGPIPE,
-            code: 0,
-            value: u64::try_from(process.pid).unwrap_or(0),
-        };
-        process.signals.lock().send(information);
-        crate::arch::Cpu::current().request_work();
+        let who = u64::from(process.pid.cast_unsigned());
+        let _ = process::send_to_thread(&process, Information::new(SIGPIPE, process::SI_USER, who));
     }
 
     fn caller(&self) -> services::Caller {

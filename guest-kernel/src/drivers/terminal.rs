@@ -131,12 +131,7 @@ fn take_typed() {
 
 /// Sends a signal to every process of a group.
 fn signal(group: Pid, signal: u8) {
-    let members = process::all().into_iter().filter_map(process::find);
-    for member in members.filter(|member| member.group == group) {
-        let information = Information { signal, code: SI_KERNEL, value: 0 };
-        member.signals.lock().send(information);
-    }
-    crate::arch::Cpu::current().request_work();
+    process::send_to_group(group, Information::new(signal, SI_KERNEL, 0));
 }
 
 /// Shows up to a page of a program's bytes; if `wait`, returns when the host has taken them.

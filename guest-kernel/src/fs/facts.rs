@@ -4,6 +4,7 @@ use super::context::Context;
 use super::file_table::FileTable;
 use crate::errno::Result;
 use crate::sync::SpinLock;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// A process, as /proc shows it.
@@ -15,10 +16,13 @@ pub trait ProcessFacts: Send + Sync {
     fn executable(&self) -> Vec<u8>;
 
     /// The descriptors.
-    fn files(&self) -> &SpinLock<FileTable>;
+    fn files(&self) -> Arc<SpinLock<FileTable>>;
 
     /// Working directory and root.
-    fn context(&self) -> Context;
+    ///
+    /// # Errors
+    /// ENOENT if it has ended.
+    fn context(&self) -> Result<Context>;
 
     /// The arguments, each followed by NUL, read from the process's memory.
     ///

@@ -14,7 +14,6 @@ struct Descriptor {
 }
 
 /// A process's descriptors.
-#[derive(Clone)]
 pub struct FileTable {
     descriptors: Vec<Option<Descriptor>>,
     /// No descriptor below this one is free.
@@ -29,9 +28,41 @@ impl FileTable {
         Self { descriptors: Vec::new(), first_free: 0, limit: 1024 }
     }
 
+    /// A copy for a new process.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn try_clone(&self) -> Result<Self> {
+        let used = self.descriptors.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        let mut descriptors = Vec::new();
+        descriptors.try_reserve_exact(used).map_err(|_| Errno::ENOMEM)?;
+        descriptors.extend_from_slice(&self.descriptors[..used]);
+        Ok(Self { descriptors, first_free: self.first_free.min(used), limit: self.limit })
+    }
+
+    /// Any descriptor's file, removed; repeated until there is none.
+    pub fn take_any(&mut self) -> Option<FileRef> {
+        self.first_free = 0;
+        while let Some(slot) = self.descriptors.pop() {
+            if let Some(descriptor) = slot {
+                return Some(descriptor.file);
+            }
+        }
+        None
+    }
+
     /// `RLIMIT_NOFILE`.
     pub const fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// One more than the highest descriptor that `select(2)` looks at: on Linux the size of the table,
+    /// which starts with 64 and grows to 128 times a power of two for the highest descriptor so far.
+    pub fn size(&self) -> usize {
+        match self.descriptors.len() {
+            0..=64 => 64,
+            len => len.div_ceil(128).next_power_of_two() * 128,
+        }
     }
 
     /// Sets `RLIMIT_NOFILE`.

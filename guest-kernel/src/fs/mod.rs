@@ -9,10 +9,14 @@
 
 pub mod console;
 mod context;
+pub mod epoll;
 pub mod erofs;
+pub mod event;
+mod executing;
 pub mod facts;
 mod file_table;
 mod inode;
+pub mod inotify;
 pub mod listing;
 pub mod locks;
 pub mod metadata;
@@ -32,6 +36,7 @@ pub mod tmpfs;
 pub mod tty;
 
 pub use context::Context;
+pub use executing::{Executing, check_writable};
 pub use file_table::FileTable;
 pub use inode::{Inode, Target};
 pub use metadata::{Metadata, Timestamp};

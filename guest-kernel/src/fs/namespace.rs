@@ -4,6 +4,7 @@
 //! true until it is done. Lookups take only the lock of the directory that they look into.
 
 use super::inode::Inode;
+use super::inotify;
 use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_ISGID, S_ISVTX};
 use super::path::Found;
 use super::permission::{EXECUTE, Subject, WRITE};
@@ -11,6 +12,7 @@ use super::root::FileSystem;
 use super::tmpfs::{New, Node};
 use crate::errno::{Errno, Result};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// Deeper than any path can reach: going up further than this, a damaged image leads in circles.
 const MAX_DEPTH: u32 = 1 << 20;
@@ -94,6 +96,7 @@ pub fn create(found: &Found, mut new: New<'_>, subject: &Subject<'_>) -> Result<
     if makes_directory {
         parent.change(|attributes| attributes.links += 1);
     }
+    inotify::created(&found.parent, name, makes_directory);
     Ok(inode)
 }
 
@@ -104,6 +107,17 @@ pub fn create(found: &Found, mut new: New<'_>, subject: &Subject<'_>) -> Result<
 pub fn create_unnamed(directory: &Inode, new: &New<'_>) -> Result<Inode> {
     let file_system = directory.file_system().ok_or(Errno::EOPNOTSUPP)?;
     Node::new(file_system, new, directory).map(Inode::Memory)
+}
+
+/// Makes a file of `memfd_create(2)`, in the file system of this directory.
+///
+/// # Errors
+/// ENOSPC, ENOMEM.
+pub fn create_memfd(directory: &Inode, new: &New<'_>, label: Vec<u8>, seals: u32) -> Result<Inode> {
+    let file_system = directory.file_system().ok_or(Errno::EOPNOTSUPP)?;
+    let node = Node::new(file_system, new, directory)?;
+    node.file()?.make_memfd(label, seals);
+    Ok(Inode::Memory(node))
 }
 
 /// Gives a file another name.
@@ -124,6 +138,10 @@ pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
     if !core::ptr::eq(file_system, there) {
         return Err(Errno::EXDEV);
     }
+    // Those of memfd_create are in a file system of their own on Linux.
+    if file.label().is_some() {
+        return Err(Errno::EXDEV);
+    }
     may_change(&found.parent, subject)?;
     if file.is_directory()? {
         return Err(Errno::EPERM);
@@ -142,6 +160,8 @@ pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
     drop(directory);
     node.change(|attributes| attributes.links += 1);
     parent.touch();
+    inotify::links_changed(file);
+    inotify::created(&found.parent, found.name.bytes(), false);
     Ok(())
 }
 
@@ -200,6 +220,11 @@ pub fn remove(found: &Found, wants_directory: bool, subject: &Subject<'_>) -> Re
     parent.directory()?.lock().remove(found.name.bytes())?;
     parent.touch();
     lose_name(&node, &parent, wants_directory);
+    if !wants_directory {
+        inotify::links_changed(inode);
+    }
+    inotify::lost_last_name(inode, &node, 2);
+    inotify::deleted(&found.parent, found.name.bytes(), wants_directory);
     Ok(())
 }
 
@@ -324,9 +349,11 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     if new_parent.directory()?.lock().removed {
         return Err(Errno::ENOENT);
     }
+    let (mut exchanged, mut replaced) = (None, None);
     if how == Rename::Exchange {
         let (other, other_metadata) = victim.ok_or(Errno::ENOENT)?;
         still_there(&new_parent, new.name.bytes(), other)?;
+        exchanged = Some((other, is_directory(&other_metadata)));
         new_parent.directory()?.lock().replace(new.name.bytes(), file.clone())?;
         old_parent.directory()?.lock().replace(old.name.bytes(), other.clone())?;
         if !same_parent {
@@ -343,6 +370,7 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
             }
             new_parent.directory()?.lock().replace(new.name.bytes(), file.clone())?;
             lose_name(&node, &new_parent, is_directory(&victim_metadata));
+            replaced = Some((victim, node));
         } else {
             let mut directory = new_parent.directory()?.lock();
             if directory.has_added(new.name.bytes()) {
@@ -359,6 +387,15 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     old_parent.touch();
     new_parent.touch();
     file.node()?.change(|_| {});
+    let places = ((&old.parent, old.name.bytes()), (&new.parent, new.name.bytes()));
+    let victim = replaced.as_ref().map(|&(victim, _)| victim);
+    inotify::renamed(file, moves_directory, places.0, places.1, victim);
+    if let Some((other, is_directory)) = exchanged {
+        inotify::renamed(other, is_directory, places.1, places.0, None);
+    }
+    if let Some((victim, node)) = &replaced {
+        inotify::lost_last_name(victim, node, 2);
+    }
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! `open(2)`, apart from descriptors.
 
 use super::context::Context;
+use super::executing::check_writable;
 use super::inode::Inode;
+use super::inotify;
 use super::metadata::{PERMISSIONS, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG};
 use super::namespace;
 use super::open_file::{FileRef, OpenFile};
@@ -14,8 +16,8 @@ use crate::errno::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDONLY,
-    O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
+    IN_MODIFY, IN_OPEN, O_ACCMODE, O_CREAT, O_DIRECTORY, O_EXCL, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK,
+    O_PATH, O_RDONLY, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
 };
 
 /// Flags that say what `open` does and are not kept with the file.
@@ -74,13 +76,20 @@ pub fn open(
         _ => {}
     }
     subject.check(&inode, wanted(flags))?;
+    if kind == S_IFREG && writes {
+        check_writable(&inode)?;
+    }
     if kind == S_IFREG && flags & O_TRUNC != 0 {
         // Truncating is writing, even for a file that is only opened for reading.
         if !writes {
             subject.check(&inode, WRITE)?;
+            check_writable(&inode)?;
         }
         if inode.size()? > 0 {
             inode.truncate(0)?;
+        }
+        if inotify::is_active() {
+            inotify::notify(&inode, Some((&found.parent, found.name.bytes())), IN_MODIFY);
         }
     }
     finish(inode, kind, found, flags & !TRANSIENT)
@@ -151,11 +160,14 @@ fn create_unnamed(
 /// Connects the inode with what reads and writes go to.
 fn finish(inode: Inode, kind: u32, found: Found, flags: u32) -> Result<FileRef> {
     let stream = if flags & O_PATH != 0 { None } else { stream_of(&inode, kind, flags)? };
-    if let Inode::Stream(named) = &inode {
+    let file = if let Inode::Stream(named) = &inode {
         let stream = stream.unwrap_or_else(|| named.clone());
-        return Ok(Arc::new(OpenFile::stream(stream, inode, flags)));
-    }
-    Ok(Arc::new(OpenFile::new(inode, found.parent, found.name, stream, flags)))
+        OpenFile::stream(stream, inode, flags)
+    } else {
+        OpenFile::new(inode, found.parent, found.name, stream, flags)
+    };
+    file.notify(IN_OPEN);
+    Ok(Arc::new(file))
 }
 
 fn stream_of(inode: &Inode, kind: u32, flags: u32) -> Result<Option<StreamRef>> {

@@ -1,6 +1,8 @@
 //! Open file descriptions: what `open(2)` makes and `dup(2)` shares.
 
+use super::epoll::Memberships;
 use super::inode::{Inode, read_text};
+use super::inotify;
 use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG};
 use super::path::{Name, path_of};
 use super::services::services;
@@ -13,7 +15,8 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::general::{
-    O_ACCMODE, O_APPEND, O_DIRECT, O_NOATIME, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY,
+    IN_ACCESS, IN_CLOSE_NOWRITE, IN_CLOSE_WRITE, IN_MODIFY, O_ACCMODE, O_APPEND, O_DIRECT,
+    O_NOATIME, O_NONBLOCK, O_PATH, O_RDONLY, O_WRONLY,
 };
 
 /// What `fcntl(2)`'s `F_SETFL` can change.
@@ -25,8 +28,8 @@ const MAX_OFFSET: u64 = i64::MAX.cast_unsigned();
 enum Place {
     /// This name in this directory, when it was opened.
     Tree(Inode, Name),
-    /// Something that looks like a path and is none (`memfd_create(2)`).
-    Label(Vec<u8>),
+    /// It has no path, and says itself what to show (`memfd_create(2)`).
+    Unnamed,
     /// What its stream says.
     Stream,
 }
@@ -44,6 +47,8 @@ pub struct OpenFile {
     text: SpinLock<Option<Arc<[u8]>>>,
     /// Whether it may hold a lock, which goes with it.
     locked: AtomicBool,
+    /// The epolls that watch it.
+    epolls: Memberships,
 }
 
 /// The point that an offset is relative to (`lseek(2)`).
@@ -78,6 +83,7 @@ impl OpenFile {
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
+            epolls: Memberships::new(),
         }
     }
 
@@ -91,19 +97,21 @@ impl OpenFile {
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
+            epolls: Memberships::new(),
         }
     }
 
-    /// Opens a file that has no name, only a label to show.
-    pub const fn unnamed(inode: Inode, label: Vec<u8>, flags: u32) -> Self {
+    /// Opens a file that has no name.
+    pub const fn unnamed(inode: Inode, flags: u32) -> Self {
         Self {
             inode,
-            place: Place::Label(label),
+            place: Place::Unnamed,
             stream: None,
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
+            epolls: Memberships::new(),
         }
     }
 
@@ -111,7 +119,7 @@ impl OpenFile {
     pub fn place(&self) -> Option<(Inode, Name)> {
         match &self.place {
             Place::Tree(parent, name) => Some((parent.clone(), name.clone())),
-            Place::Label(_) | Place::Stream => None,
+            Place::Unnamed | Place::Stream => None,
         }
     }
 
@@ -161,7 +169,12 @@ impl OpenFile {
     ///
     /// # Errors
     /// EBADF, EISDIR, EINVAL, EFAULT, EAGAIN, EINTR, EIO.
+    #[inline(always)]
     pub fn read(&self, buffer: &mut UserWriter) -> Result<usize> {
+        self.told(IN_ACCESS, self.read_unnoticed(buffer))
+    }
+
+    fn read_unnoticed(&self, buffer: &mut UserWriter) -> Result<usize> {
         if !self.is_readable() {
             return Err(Errno::EBADF);
         }
@@ -178,15 +191,17 @@ impl OpenFile {
     ///
     /// # Errors
     /// ESPIPE, and as for [`Self::read`].
+    #[inline(always)]
     pub fn read_at(&self, offset: u64, buffer: &mut UserWriter) -> Result<usize> {
         if !self.is_readable() {
             return Err(Errno::EBADF);
         }
-        match &self.stream {
-            Some(stream) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+        let result = match &self.stream {
+            Some(stream) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
             Some(stream) => stream.read(buffer, self.waits()),
             None => self.read_content(offset, buffer),
-        }
+        };
+        self.told(IN_ACCESS, result)
     }
 
     fn read_content(&self, offset: u64, buffer: &mut UserWriter) -> Result<usize> {
@@ -207,12 +222,17 @@ impl OpenFile {
     ///
     /// # Errors
     /// EBADF, EINVAL, EFAULT, EAGAIN, EINTR, EIO, EPIPE, ENOSPC, EFBIG.
+    #[inline(always)]
     pub fn write(&self, data: &mut UserReader) -> Result<usize> {
+        self.told(IN_MODIFY, self.write_unnoticed(data))
+    }
+
+    fn write_unnoticed(&self, data: &mut UserReader) -> Result<usize> {
         if !self.is_writable() {
             return Err(Errno::EBADF);
         }
         if let Some(stream) = &self.stream {
-            return told(stream, stream.write(data, self.waits()));
+            return signalled(stream, stream.write(data, self.waits()));
         }
         let offset = if self.flags() & O_APPEND == 0 {
             self.offset.load(Ordering::Relaxed)
@@ -230,16 +250,18 @@ impl OpenFile {
     ///
     /// # Errors
     /// ESPIPE, and as for [`Self::write`].
+    #[inline(always)]
     pub fn write_at(&self, offset: u64, data: &mut UserReader) -> Result<usize> {
         if !self.is_writable() {
             return Err(Errno::EBADF);
         }
-        match &self.stream {
-            Some(stream) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
+        let result = match &self.stream {
+            Some(stream) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
             Some(stream) => stream.write(data, self.waits()),
             None if self.flags() & O_APPEND != 0 => self.inode.write(self.inode.size()?, data),
             None => self.inode.write(offset, data),
-        }
+        };
+        self.told(IN_MODIFY, result)
     }
 
     /// Copies bytes at `offset` to the kernel, which is itself the reader (`execve`); fewer where
@@ -288,8 +310,8 @@ impl OpenFile {
         }
         if let Some(stream) = &self.stream {
             return match offset {
-                Some(_) if stream.seek() == Seek::No => Err(Errno::ESPIPE),
-                _ => told(stream, stream.write_kernel(bytes, self.waits())),
+                Some(_) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
+                _ => signalled(stream, stream.write_kernel(bytes, self.waits())),
             };
         }
         let position = offset.unwrap_or_else(|| self.offset());
@@ -316,7 +338,36 @@ impl OpenFile {
         if moves {
             self.set_offset(end + count as u64);
         }
-        Ok(count)
+        self.told(IN_MODIFY, Ok(count))
+    }
+
+    /// Something happened to the file by way of this description: tells those who watch it.
+    #[inline]
+    pub fn notify(&self, mask: u32) {
+        if inotify::is_active() {
+            self.notify_watchers(mask);
+        }
+    }
+
+    #[cold]
+    fn notify_watchers(&self, mask: u32) {
+        if self.is_path_only() {
+            return;
+        }
+        let place = match &self.place {
+            Place::Tree(parent, name) => Some((parent, name.bytes())),
+            Place::Unnamed | Place::Stream => None,
+        };
+        inotify::notify(&self.inode, place, mask);
+    }
+
+    /// The same if bytes were moved.
+    #[inline]
+    fn told(&self, mask: u32, result: Result<usize>) -> Result<usize> {
+        if inotify::is_active() && matches!(result, Ok(1..)) {
+            self.notify_watchers(mask);
+        }
+        result
     }
 
     /// Notes that a lock is held through this description.
@@ -334,7 +385,7 @@ impl OpenFile {
         }
         match self.stream.as_ref().map(|stream| stream.seek()) {
             Some(Seek::No) => return Err(Errno::ESPIPE),
-            Some(Seek::Ignored) => return Ok(0),
+            Some(Seek::Ignored | Seek::Unpositioned) => return Ok(0),
             None => {}
         }
         let is_directory = self.inode.is_directory()?;
@@ -401,6 +452,20 @@ impl OpenFile {
         }
     }
 
+    /// Whether it can be waited for (`epoll_ctl(2)`); `poll(2)` finds the others always ready.
+    pub fn can_poll(&self) -> bool {
+        match (&self.stream, &self.inode) {
+            (Some(stream), _) => stream.can_poll(),
+            (None, Inode::Synthetic(node)) => node.can_poll(),
+            (None, _) => false,
+        }
+    }
+
+    /// The epolls that it is in.
+    pub const fn epolls(&self) -> &Memberships {
+        &self.epolls
+    }
+
     /// Whether it is a regular file, which `truncate`, `fallocate` and the like need.
     ///
     /// # Errors
@@ -423,9 +488,12 @@ impl OpenFile {
     /// # Errors
     /// ENAMETOOLONG, ENOMEM, EUCLEAN.
     pub fn path(&self, root: &Inode) -> Result<Vec<u8>> {
+        if let Some(label) = self.inode.label() {
+            return Ok(label);
+        }
         let (parent, name) = match &self.place {
             Place::Tree(parent, name) => (parent, name),
-            Place::Label(label) => return Ok(label.clone()),
+            Place::Unnamed => return Ok(Vec::new()),
             Place::Stream => {
                 return Ok(self.stream.as_ref().map(|stream| stream.name()).unwrap_or_default());
             }
@@ -452,7 +520,7 @@ impl OpenFile {
 }
 
 /// Whoever writes to something that nobody reads gets a signal.
-fn told(stream: &StreamRef, result: Result<usize>) -> Result<usize> {
+fn signalled(stream: &StreamRef, result: Result<usize>) -> Result<usize> {
     if result == Err(Errno::EPIPE)
         && stream.signals_broken_pipe()
         && let Some(services) = services()
@@ -465,7 +533,12 @@ fn told(stream: &StreamRef, result: Result<usize>) -> Result<usize> {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         if *self.locked.get_mut() {
-            super::locks::release(self);
+            super::locks::description_ended(self);
+        }
+        self.epolls.leave(self.stream.as_deref());
+        if inotify::is_active() {
+            let is_written = self.flags() & O_ACCMODE != O_RDONLY;
+            self.notify_watchers(if is_written { IN_CLOSE_WRITE } else { IN_CLOSE_NOWRITE });
         }
     }
 }

@@ -243,7 +243,10 @@ pub fn path_of(root: &Inode, directory: &Inode) -> Result<Option<Vec<u8>>> {
 }
 
 /// The name that a directory gives to a file.
-fn name_in(parent: &Inode, child: &Inode) -> Result<Option<Vec<u8>>> {
+///
+/// # Errors
+/// EUCLEAN.
+pub(super) fn name_in(parent: &Inode, child: &Inode) -> Result<Option<Vec<u8>>> {
     if let Inode::Synthetic(node) = child
         && let Some(name) = node.mount_name()
     {

@@ -80,6 +80,11 @@ impl Ring {
         self.capacity() - self.length
     }
 
+    /// Whether writers are told to wait for room.
+    const fn is_full(&self) -> bool {
+        self.free() < PIPE_BUF
+    }
+
     /// The first bytes that can be read: a frame, and which part of it.
     fn front(&self) -> Option<(Frame, usize, usize)> {
         let at = self.start % PAGE_SIZE;
@@ -171,6 +176,7 @@ impl Pipe {
         if !begun {
             return Ok(0);
         }
+        let mut was_full = false;
         let mut done = Ok(0);
         while buffer.remaining() > 0 {
             let Some((frame, at, len)) = self.ring.lock().front().filter(|&(_, _, len)| len > 0)
@@ -185,7 +191,9 @@ impl Pipe {
                     break;
                 }
                 (Ok(count), Ok(before)) => {
-                    self.ring.lock().consume(count);
+                    let mut ring = self.ring.lock();
+                    was_full |= ring.is_full();
+                    ring.consume(count);
                     done = Ok(before + count);
                 }
                 (Err(error), Ok(0)) => {
@@ -196,8 +204,13 @@ impl Pipe {
             }
         }
         self.ring.lock().reading = false;
-        self.readers.wake_all();
-        self.writers.wake_all();
+        // Another reader may be next, which is no event; to writers it is one if there was no room.
+        self.readers.wake_sleepers();
+        if was_full {
+            self.writers.wake(Events::OUT);
+        } else {
+            self.writers.wake_sleepers();
+        }
         done
     }
 
@@ -231,8 +244,9 @@ impl Pipe {
             }
             let step = self.fill(data);
             self.ring.lock().writing = false;
-            self.readers.wake_all();
-            self.writers.wake_all();
+            // Each write is an event to readers, also if there was something to read before.
+            self.readers.wake(Events::IN);
+            self.writers.wake_sleepers();
             match step {
                 Ok(0) => break,
                 Ok(count) => done += count,
@@ -377,9 +391,13 @@ impl Drop for End {
             ring.start = 0;
             ring.length = 0;
         }
+        let is_last =
+            (self.access.read && ring.readers == 0) || (self.access.write && ring.writers == 0);
         drop(ring);
-        self.pipe.readers.wake_all();
-        self.pipe.writers.wake_all();
+        if is_last {
+            self.pipe.readers.wake_all();
+            self.pipe.writers.wake_all();
+        }
     }
 }
 
@@ -426,7 +444,7 @@ impl Stream for End {
             events = events.with(Events::HANGUP.when(ring.writers == 0 && ring.opened[1] > 0));
         }
         if self.access.write {
-            events = events.with(Events::OUT.when(ring.free() >= PIPE_BUF));
+            events = events.with(Events::OUT.when(!ring.is_full()));
             events = events.with(Events::ERROR.when(ring.readers == 0));
         }
         events

@@ -7,6 +7,7 @@ use crate::memory::{UserReader, UserWriter};
 use crate::sched::WaitQueue;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::any::Any;
 
 /// What `poll(2)` tells of a file. The bits are those of `struct pollfd`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,15 @@ pub enum Seek {
     No,
     /// Nothing: the offset means nothing and stays 0 (`/dev/null`).
     Ignored,
+    /// The same, but there are no positions to read and write at (`eventfd`).
+    Unpositioned,
+}
+
+impl Seek {
+    /// Whether calls with a position of their own (`pread(2)`) work.
+    pub const fn has_positions(self) -> bool {
+        matches!(self, Self::Ignored)
+    }
 }
 
 /// Something that is read and written without being stored.
@@ -98,6 +108,11 @@ pub trait Stream: Send + Sync {
         Events::IN.with(Events::OUT)
     }
 
+    /// Whether it can be waited for (`epoll_ctl(2)`); what cannot is always ready.
+    fn can_poll(&self) -> bool {
+        true
+    }
+
     /// Whom `poll(2)` waits with for [`Self::poll`] to change.
     fn queue(&self) -> Option<&WaitQueue> {
         None
@@ -121,6 +136,11 @@ pub trait Stream: Send + Sync {
     /// Whether a write that fails with EPIPE brings SIGPIPE, too.
     fn signals_broken_pipe(&self) -> bool {
         true
+    }
+
+    /// The stream itself, for calls that only work on one kind.
+    fn as_any(&self) -> Option<&dyn Any> {
+        None
     }
 
     /// What `lseek(2)` does.

@@ -13,8 +13,11 @@ pub const USER_END: u64 = 0x7fff_ffff_f000;
 pub struct PhysAddr(pub u64);
 
 /// Kernel-virtual address at which guest-physical address 0 appears.
+///
+/// Linux's address, too, and not the first of the upper half: on host B ring 3 can use all of that half
+/// but its first entry of the page table root.
 #[cfg(target_os = "none")]
-const DIRECT_MAP: usize = 0xffff_8000_0000_0000;
+const DIRECT_MAP: usize = 0xffff_8880_0000_0000;
 
 impl PhysAddr {
     /// Where the kernel can touch this address. Only meaningful below `layout::DIRECT_MAP_SIZE`.

@@ -119,6 +119,16 @@ pub fn check_spare() -> Result<()> {
     if free() <= RESERVE.load(Ordering::Relaxed) { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
+/// The same for something of this many bytes.
+///
+/// # Errors
+/// ENOMEM.
+pub fn check_spare_for(bytes: usize) -> Result<()> {
+    let frames = bytes.div_ceil(PAGE_SIZE).next_power_of_two() as u64;
+    let needed = RESERVE.load(Ordering::Relaxed).saturating_add(frames);
+    if free() <= needed { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
 fn count_of(address: u64) -> &'static AtomicU32 {
     for region in &COUNTS {
         let start = region.start.load(Ordering::Relaxed);
@@ -319,6 +329,19 @@ impl Frame {
     }
 }
 
+impl Frame {
+    /// Drops the reference; if it was the last one, `last` runs before the frame is free.
+    pub fn drop_last(self, last: impl FnOnce()) {
+        let address = self.0;
+        core::mem::forget(self);
+        if count_of(address.0).fetch_sub(1, Ordering::AcqRel) == 1 {
+            last();
+            // SAFETY: this was the last reference to a block of order 0.
+            unsafe { free_block(address, 0) };
+        }
+    }
+}
+
 impl Clone for Frame {
     fn clone(&self) -> Self {
         count_of(self.0.0).fetch_add(1, Ordering::Relaxed);
@@ -328,10 +351,7 @@ impl Clone for Frame {
 
 impl Drop for Frame {
     fn drop(&mut self) {
-        if count_of(self.0.0).fetch_sub(1, Ordering::AcqRel) == 1 {
-            // SAFETY: this was the last reference to a block of order 0.
-            unsafe { free_block(self.0, 0) };
-        }
+        Self(self.0).drop_last(|| {});
     }
 }
 

@@ -42,4 +42,12 @@ pub trait PageSource: Send + Sync {
     fn image_run(&self, _index: u64) -> Option<(PhysAddr, u64)> {
         None
     }
+
+    /// A program does not map it, or a part of it, any more.
+    fn unmapped(&self) {}
+
+    /// Whether it is a shared memory segment, which `shmdt(2)` unmaps.
+    fn is_segment(&self) -> bool {
+        false
+    }
 }

@@ -2,6 +2,11 @@
 //!
 //! Tables are frames, reached through the direct map. An entry for a page of RAM holds a reference to
 //! its [`Frame`] and carries [`flag::OWNED`]; one for a page of an image does not.
+//!
+//! **Fork** copies no leaf table: parent and child share them, with a reference each, and the entry
+//! above lacks [`flag::WRITABLE`], so that any write faults. Whoever wants to change a shared leaf table
+//! gets one of its own first, by copying it; the last one keeps the original. In both, pages that are
+//! not [`flag::SHARED`] are read-only from then on, as long as someone else has them too.
 
 use super::address::{PAGE, PhysAddr, usize_from};
 use super::frame::{Content, Frame};
@@ -25,11 +30,14 @@ pub mod flag {
     pub const OWNED: u64 = 1 << 9;
     /// Ours: the page is there, but no access is allowed (`PROT_NONE`), so `PRESENT` is off.
     pub const HIDDEN: u64 = 1 << 10;
+    /// Ours: a page of a `MAP_SHARED` area, which `fork` leaves writable.
+    pub const SHARED: u64 = 1 << 11;
     /// Not executable.
     pub const NO_EXECUTE: u64 = 1 << 63;
 }
 
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const ENTRIES: usize = 512;
 const TABLE: u64 = flag::PRESENT | flag::WRITABLE | flag::USER | flag::ACCESSED;
 /// Entries of the root that cover programs' half.
 const USER_ENTRIES: usize = 256;
@@ -98,6 +106,17 @@ impl<'a> Leaf<'a> {
 /// The tables of one address space. Dropping them frees tables and mapped frames.
 pub struct PageTable {
     root: Frame,
+    /// A second root with the same tables, which lets ring 3 use the kernel's half: what the kernel
+    /// runs with on host B.
+    kernel_root: Option<Frame>,
+}
+
+/// Slot of a root, in the kernel's half and never present, that holds the address of the second root.
+const SECOND_ROOT: usize = 257;
+
+/// The second root of the address space whose first root is at `root`; 0 if it has none.
+pub fn kernel_root(root: u64) -> u64 {
+    entry_at(root, SECOND_ROOT).load(Ordering::Relaxed)
 }
 
 fn entry_at(table: u64, index: usize) -> &'static AtomicU64 {
@@ -118,11 +137,31 @@ impl PageTable {
     /// ENOMEM.
     pub fn new(kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
         let root = Frame::allocate_from_reserve(Content::Zeroes)?;
+        let kernel_root = if crate::arch::kernel_needs_root() {
+            Some(Frame::allocate_from_reserve(Content::Zeroes)?)
+        } else {
+            None
+        };
         for &slot in kernel_slots {
             let value = entry_at(kernel.0, slot).load(Ordering::Relaxed);
             entry_at(root.address().0, slot).store(value, Ordering::Relaxed);
+            if let Some(second) = &kernel_root {
+                entry_at(second.address().0, slot).store(value | flag::USER, Ordering::Relaxed);
+            }
         }
-        Ok(Self { root })
+        if let Some(second) = &kernel_root {
+            // An address is aligned, so that the entry is not present.
+            entry_at(root.address().0, SECOND_ROOT).store(second.address().0, Ordering::Relaxed);
+        }
+        Ok(Self { root, kernel_root })
+    }
+
+    /// Sets an entry of the programs' half of the root.
+    fn set_top(&self, index: usize, value: u64) {
+        entry_at(self.root.address().0, index).store(value, Ordering::Relaxed);
+        if let Some(second) = &self.kernel_root {
+            entry_at(second.address().0, index).store(value, Ordering::Relaxed);
+        }
     }
 
     /// Guest-physical address for CR3.
@@ -130,17 +169,30 @@ impl PageTable {
         self.root.address()
     }
 
-    /// The leaf entry for a page of a program, if the tables down to it exist.
-    pub fn find(&self, address: u64) -> Option<Slot<'_>> {
+    /// The entry above the leaf table for a page of a program, if the tables down to it exist.
+    fn find_above_leaf(&self, address: u64) -> Option<&'static AtomicU64> {
         let mut table = self.root.address().0;
-        for level in [3, 2, 1] {
+        for level in [3, 2] {
             let entry = entry_at(table, index(address, level)).load(Ordering::Relaxed);
             if entry & flag::PRESENT == 0 {
                 return None;
             }
             table = entry & ADDRESS;
         }
-        Some(Slot(entry_at(table, index(address, 0))))
+        Some(entry_at(table, index(address, 1)))
+    }
+
+    /// The leaf entry for a page of a program, to look at: without [`flag::WRITABLE`] while its table
+    /// is shared. 0 if the tables down to it don't exist.
+    pub fn look(&self, address: u64) -> Entry {
+        let Some(above) = self.find_above_leaf(address) else { return Entry(0) };
+        let above = above.load(Ordering::Relaxed);
+        if above & flag::PRESENT == 0 {
+            return Entry(0);
+        }
+        let value = entry_at(above & ADDRESS, index(address, 0)).load(Ordering::Relaxed);
+        let shared = above & flag::WRITABLE == 0;
+        Entry(if shared { value & !flag::WRITABLE } else { value })
     }
 
     /// The leaf entry for a page of a program; makes tables as needed.
@@ -151,7 +203,7 @@ impl PageTable {
         Ok(self.make_leaf(address)?.slot(address))
     }
 
-    /// The table with the leaf entry for a page of a program; makes tables as needed.
+    /// The table with the leaf entry for a page of a program, to change; makes tables as needed.
     ///
     /// # Errors
     /// ENOMEM.
@@ -163,20 +215,55 @@ impl PageTable {
             if value & flag::PRESENT == 0 {
                 let next = Frame::allocate_from_reserve(Content::Zeroes)?;
                 value = next.into_raw().0 | TABLE;
-                entry.store(value, Ordering::Relaxed);
+                if level == 3 {
+                    self.set_top(index(address, 3), value);
+                } else {
+                    entry.store(value, Ordering::Relaxed);
+                }
+            } else if value & flag::WRITABLE == 0 {
+                value = own_leaf(entry)?;
             }
             table = value & ADDRESS;
         }
         Ok(Leaf { table, tables: PhantomData })
     }
 
-    /// Calls `visit` with address and slot of every present leaf entry in `[start, end)`.
-    pub fn for_each_present(&self, start: u64, end: u64, mut visit: impl FnMut(u64, Slot<'_>)) {
+    /// Calls `visit` with address and slot of every present leaf entry in `[start, end)`, to change.
+    ///
+    /// # Errors
+    /// ENOMEM, when a leaf table that is shared cannot be copied; then some were visited.
+    pub fn for_each_present(
+        &self,
+        start: u64,
+        end: u64,
+        mut visit: impl FnMut(u64, Slot<'_>),
+    ) -> Result<()> {
+        self.for_each_leaf(start, end, |above, from, to| {
+            let mut value = above.load(Ordering::Relaxed);
+            if value & flag::WRITABLE == 0 {
+                value = own_leaf(above)?;
+            }
+            let base = from & !(LEAF_SPAN - 1);
+            for_each_used(value & ADDRESS, index(from, 0), last_index(to), |at, slot| {
+                visit(base + at as u64 * PAGE, Slot(slot));
+            });
+            Ok(())
+        })
+    }
+
+    /// Calls `visit` for every leaf table that has addresses in `[start, end)`: with the entry above it,
+    /// and the part of the range that it is for.
+    fn for_each_leaf(
+        &self,
+        start: u64,
+        end: u64,
+        mut visit: impl FnMut(&'static AtomicU64, u64, u64) -> Result<()>,
+    ) -> Result<()> {
         let mut address = start;
         while address < end {
             let mut table = self.root.address().0;
             let mut skip = None;
-            for level in [3, 2, 1] {
+            for level in [3, 2] {
                 let entry = entry_at(table, index(address, level)).load(Ordering::Relaxed);
                 if entry & flag::PRESENT == 0 {
                     skip = Some(1u64 << (12 + 9 * level));
@@ -189,49 +276,203 @@ impl PageTable {
                 continue;
             }
             loop {
-                let slot = Slot(entry_at(table, index(address, 0)));
-                if slot.get().is_present() {
-                    visit(address, slot);
+                let above = entry_at(table, index(address, 1));
+                let next = Leaf::end(address);
+                if above.load(Ordering::Relaxed) & flag::PRESENT != 0 {
+                    visit(above, address, next.min(end))?;
                 }
-                address += PAGE;
-                if address >= end || index(address, 0) == 0 {
+                address = next;
+                if address >= end || index(address, 1) == 0 {
                     break;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Makes the leaf tables of `[start, end)` this address space's own, so that changes there cannot
+    /// fail; with `whole`, also those that lie in the range as a whole.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn own_range(&self, start: u64, end: u64, whole: bool) -> Result<()> {
+        self.for_each_leaf(start, end, |above, from, to| {
+            if above.load(Ordering::Relaxed) & flag::WRITABLE == 0
+                && (whole || to - from < LEAF_SPAN)
+            {
+                own_leaf(above)?;
+            }
+            Ok(())
+        })
     }
 
     /// Removes all pages in `[start, end)`; the caller forgets translations of what `visit` is told.
-    pub fn unmap(&self, start: u64, end: u64, mut visit: impl FnMut(u64)) {
-        self.for_each_present(start, end, |address, slot| {
-            let entry = slot.get();
-            slot.set(0);
-            visit(address);
+    ///
+    /// # Errors
+    /// ENOMEM, when a leaf table that is shared cannot be copied; then some were removed.
+    pub fn unmap(&self, start: u64, end: u64, mut visit: impl FnMut(u64)) -> Result<()> {
+        self.for_each_leaf(start, end, |above, from, to| {
+            let value = above.load(Ordering::Relaxed);
+            let base = from & !(LEAF_SPAN - 1);
+            if value & flag::WRITABLE == 0 && to - from == LEAF_SPAN {
+                // Someone else goes on using the table: nothing in it need be touched.
+                for_each_used(value & ADDRESS, 0, ENTRIES, |at, _| visit(base + at as u64 * PAGE));
+                above.store(0, Ordering::Relaxed);
+                release_leaf(value);
+                return Ok(());
+            }
+            let value = if value & flag::WRITABLE == 0 { own_leaf(above)? } else { value };
+            for_each_used(value & ADDRESS, index(from, 0), last_index(to), |at, slot| {
+                let entry = Entry(slot.load(Ordering::Relaxed));
+                slot.store(0, Ordering::Relaxed);
+                visit(base + at as u64 * PAGE);
+                if entry.is_owned() {
+                    // SAFETY: the entry held this reference, and is gone.
+                    drop(unsafe { Frame::from_raw(entry.address()) });
+                }
+            });
+            Ok(())
+        })
+    }
+
+    /// Lets `child`, whose programs' half is empty, share all of these pages. The caller forgets all
+    /// translations of this one.
+    ///
+    /// # Errors
+    /// ENOMEM; the child is then to be dropped.
+    pub fn share_with(&self, child: &Self) -> Result<()> {
+        self.for_each_leaf(0, super::USER_END, |above, from, _| {
+            let mut table = child.root.address().0;
+            for level in [3, 2] {
+                let entry = entry_at(table, index(from, level));
+                let mut value = entry.load(Ordering::Relaxed);
+                if value & flag::PRESENT == 0 {
+                    let next = Frame::allocate_from_reserve(Content::Zeroes)?;
+                    value = next.into_raw().0 | TABLE;
+                    if level == 3 {
+                        child.set_top(index(from, 3), value);
+                    } else {
+                        entry.store(value, Ordering::Relaxed);
+                    }
+                }
+                table = value & ADDRESS;
+            }
+            let value = above.load(Ordering::Relaxed) & !flag::WRITABLE;
+            // SAFETY: the entry keeps its reference to the leaf table; this one is the child's.
+            let leaf =
+                core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(PhysAddr(value & ADDRESS)) });
+            core::mem::forget(Frame::clone(&leaf));
+            above.store(value, Ordering::Relaxed);
+            entry_at(table, index(from, 1)).store(value, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+}
+
+/// Addresses that one leaf table is for.
+const LEAF_SPAN: u64 = ENTRIES as u64 * PAGE;
+
+/// One past the index of the last page before `end`, in its leaf table.
+fn last_index(end: u64) -> usize {
+    index(end - 1, 0) + 1
+}
+
+/// Calls `visit` with index and entry of what a table holds in `[from, to)`.
+fn for_each_used(
+    table: u64,
+    mut from: usize,
+    to: usize,
+    mut visit: impl FnMut(usize, &'static AtomicU64),
+) {
+    loop {
+        // SAFETY: tables have 512 entries, and indices are at most that.
+        from = unsafe { crate::arch::paging::next_used(entry_at(table, 0).as_ptr(), from, to) };
+        if from >= to {
+            return;
+        }
+        let entry = entry_at(table, from);
+        if Entry(entry.load(Ordering::Relaxed)).is_present() {
+            visit(from, entry);
+        }
+        from += 1;
+    }
+}
+
+/// Makes the leaf table below an entry one that only this address space has; returns the new entry.
+/// Pages that others have too become read-only unless they are meant to be shared.
+fn own_leaf(above: &AtomicU64) -> Result<u64> {
+    let value = above.load(Ordering::Relaxed);
+    // SAFETY: looked at without taking over the entry's reference.
+    let old = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(PhysAddr(value & ADDRESS)) });
+    let old_table = old.address().0;
+    if old.is_unique() {
+        for_each_used(old_table, 0, ENTRIES, |_, slot| {
+            let entry = Entry(slot.load(Ordering::Relaxed));
+            if entry.0 & (flag::WRITABLE | flag::SHARED) == flag::WRITABLE && entry.is_owned() {
+                // SAFETY: looked at without taking over the entry's reference.
+                let page =
+                    core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
+                if !page.is_unique() {
+                    slot.store(entry.0 & !flag::WRITABLE, Ordering::Relaxed);
+                }
+            }
+        });
+        above.store(value | flag::WRITABLE, Ordering::Relaxed);
+        return Ok(value | flag::WRITABLE);
+    }
+    let new = Frame::allocate_from_reserve(Content::Zeroes)?;
+    let new_table = new.address().0;
+    for_each_used(old_table, 0, ENTRIES, |at, slot| {
+        let mut entry = Entry(slot.load(Ordering::Relaxed));
+        if entry.is_owned() {
+            // SAFETY: the entry keeps its reference; the clone's becomes the new entry's.
+            let page = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
+            core::mem::forget(Frame::clone(&page));
+            if entry.0 & flag::SHARED == 0 {
+                entry.0 &= !flag::WRITABLE;
+            }
+        }
+        entry_at(new_table, at).store(entry.0, Ordering::Relaxed);
+    });
+    let new_value = new.into_raw().0 | TABLE;
+    above.store(new_value, Ordering::Relaxed);
+    release_leaf(value);
+    // The processor may remember the old table; forgetting any page makes it forget that, too (SDM
+    // volume 3, section 4.10.4.1).
+    crate::arch::cpu::flush_page(0);
+    Ok(new_value)
+}
+
+/// Gives up a reference to a leaf table; the last one frees what it maps.
+fn release_leaf(value: u64) {
+    // SAFETY: the caller's entry held this reference, and is gone.
+    let leaf = unsafe { Frame::from_raw(PhysAddr(value & ADDRESS)) };
+    let table = leaf.address().0;
+    // Only the last reference's drop finds nobody else: two that let go at once are told apart there.
+    leaf.drop_last(|| {
+        for_each_used(table, 0, ENTRIES, |_, slot| {
+            let entry = Entry(slot.load(Ordering::Relaxed));
             if entry.is_owned() {
-                // SAFETY: the entry held this reference, and is gone.
+                // SAFETY: the entry held the reference, and nothing uses the table any more.
                 drop(unsafe { Frame::from_raw(entry.address()) });
             }
         });
-    }
+    });
 }
 
 impl Drop for PageTable {
     fn drop(&mut self) {
         fn free_below(table: u64, level: u32, entries: usize) {
-            for index in 0..entries {
-                let value = entry_at(table, index).load(Ordering::Relaxed);
-                if !Entry(value).is_present() {
-                    continue;
+            for_each_used(table, 0, entries, |_, slot| {
+                let value = slot.load(Ordering::Relaxed);
+                if level == 1 {
+                    release_leaf(value);
+                    return;
                 }
-                if level > 0 {
-                    free_below(value & ADDRESS, level - 1, 512);
-                }
-                if level > 0 || Entry(value).is_owned() {
-                    // SAFETY: the entry held the reference to the table or page; nothing uses the
-                    // tables any more.
-                    drop(unsafe { Frame::from_raw(Entry(value).address()) });
-                }
-            }
+                free_below(value & ADDRESS, level - 1, ENTRIES);
+                // SAFETY: the entry held the reference to the table; nothing uses it any more.
+                drop(unsafe { Frame::from_raw(Entry(value).address()) });
+            });
         }
         free_below(self.root.address().0, 3, USER_ENTRIES);
     }

@@ -108,6 +108,12 @@ pub struct AddressSpace {
     table: PageTable,
 }
 
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        self.inner.get_mut().areas.iter().for_each(Area::tell_unmapped);
+    }
+}
+
 impl AddressSpace {
     /// An empty one that maps the kernel like the root at `kernel` does.
     ///
@@ -239,19 +245,44 @@ impl AddressSpace {
     }
 
     fn remove(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
-        if !inner.areas.remove(start, end)?.is_empty() {
-            self.unmap_pages(inner, start, end);
+        self.table.own_range(start, end, false)?;
+        let removed = inner.areas.remove(start, end)?;
+        if !removed.is_empty() {
+            self.unmap_pages(inner, start, end)?;
         }
+        removed.iter().for_each(Area::tell_unmapped);
         Ok(())
     }
 
-    fn unmap_pages(&self, inner: &mut Inner, start: u64, end: u64) {
+    fn unmap_pages(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
         let mut removed = 0;
-        self.table.unmap(start, end, |address| {
+        let result = self.table.unmap(start, end, |address| {
             flush_page(address);
             removed += 1;
         });
         inner.resident -= removed;
+        result
+    }
+
+    /// A copy for a child: the same areas, and all pages shared until one of the two writes
+    /// (`fork(2)`).
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn fork(&self, kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
+        let child = Self::new(kernel, kernel_slots)?;
+        let inner = self.inner.lock();
+        {
+            let mut copy = child.inner.lock();
+            copy.areas = inner.areas.try_clone()?;
+            copy.layout = inner.layout;
+            copy.resident = inner.resident;
+            copy.resident_peak = inner.resident;
+        }
+        let shared = self.table.share_with(&child.table);
+        // What this space may write has become less.
+        crate::arch::cpu::flush_all();
+        shared.map(|()| child)
     }
 
     /// `mprotect`.
@@ -264,6 +295,7 @@ impl AddressSpace {
             return Ok(());
         }
         let mut inner = self.inner.lock();
+        self.table.own_range(start, end, true)?;
         inner.areas.protect(start, end, protection)?;
         self.table.for_each_present(start, end, |address, slot| {
             if protection.0 == 0 {
@@ -277,8 +309,7 @@ impl AddressSpace {
                 slot.set(entry & !flag::WRITABLE);
             }
             flush_page(address);
-        });
-        Ok(())
+        })
     }
 
     /// `mremap` without `MREMAP_DONTUNMAP`.
@@ -356,19 +387,19 @@ impl AddressSpace {
         let mut short = false;
         self.table.for_each_present(old, old + keep, |address, _| {
             short |= self.table.make(target + (address - old)).is_err();
-        });
+        })?;
         if short {
             return Err(Errno::ENOMEM);
         }
         inner.areas.insert(moved)?;
         if old_len > 0 {
             self.table.for_each_present(old, old + keep, |address, slot| {
-                if let Some(destination) = self.table.find(target + (address - old)) {
+                if let Ok(destination) = self.table.make(target + (address - old)) {
                     destination.set(slot.get().0);
                     slot.set(0);
                     flush_page(address);
                 }
-            });
+            })?;
             self.remove(inner, old, old + old_len)?;
         }
         Ok(target)
@@ -416,8 +447,29 @@ impl AddressSpace {
     pub fn discard(&self, start: u64, len: u64) -> Result<()> {
         let end = range_end(start, len, Errno::EINVAL)?;
         let mut inner = self.inner.lock();
-        self.unmap_pages(&mut inner, start, end);
+        self.table.own_range(start, end, false)?;
+        self.unmap_pages(&mut inner, start, end)?;
         if inner.areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// Whether the address is in a `MAP_SHARED` area.
+    pub fn is_shared(&self, address: u64) -> bool {
+        self.inner.lock().areas.find(address).is_some_and(|area| area.shared)
+    }
+
+    /// Copies bytes of this space, whoever runs; returns how many were readable from the first on.
+    pub fn read(&self, mut address: u64, target: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < target.len() {
+            let Ok((physical, _frame)) = self.pin(address, Access::Read) else { break };
+            let count = (PAGE_SIZE - usize_from(physical.0 % PAGE)).min(target.len() - done);
+            // SAFETY: the page is held, or an image's, and so stays in the direct map meanwhile.
+            let bytes = unsafe { SharedBytes::new(physical.to_pointer(), count) };
+            bytes.copy_to(&mut target[done..]);
+            done += count;
+            address += count as u64;
+        }
+        done
     }
 
     /// Whether every page in the range belongs to an area.
@@ -430,7 +482,7 @@ impl AddressSpace {
         let inner = self.inner.lock();
         let area = inner.areas.find(address)?;
         let object = matches!(area.backing, Backing::Object { .. });
-        Some(object || self.table.find(address).is_some_and(|slot| slot.get().is_present()))
+        Some(object || self.table.look(address).is_present())
     }
 
     /// A program touched an address: makes the page be there if it may.
@@ -502,7 +554,7 @@ impl AddressSpace {
                     }
                     Page::Frame(frame) if area.shared => {
                         let writable = if write { WRITABLE } else { 0 };
-                        (frame.into_raw().0 | flag::OWNED | writable, false)
+                        (frame.into_raw().0 | flag::OWNED | flag::SHARED | writable, false)
                     }
                     Page::Frame(frame) if !write => (frame.into_raw().0 | flag::OWNED, false),
                     Page::Frame(frame) => (copy_of(frame.bytes(0, PAGE_SIZE))?, false),
@@ -531,7 +583,7 @@ impl AddressSpace {
             let Page::Frame(frame) = page else {
                 return Err(Fault::ACCESS);
             };
-            slot.set(frame.into_raw().0 | flag::OWNED | WRITABLE | rights);
+            slot.set(frame.into_raw().0 | flag::OWNED | flag::SHARED | WRITABLE | rights);
         } else if old.is_owned() {
             // SAFETY: looked at without taking over the reference that the entry keeps.
             let frame = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(old.address()) });
@@ -658,11 +710,11 @@ impl AddressSpace {
         let page = page_floor(address);
         let present =
             |entry: Entry| entry.is_present() && (access != Access::Write || entry.is_writable());
-        let mut entry = self.table.find(page).map_or(Entry(0), Slot::get);
+        let mut entry = self.table.look(page);
         if !present(entry) {
             let area = area.clone();
             self.map_page(&mut inner, &area, page, access).map_err(|_| Errno::EFAULT)?;
-            entry = self.table.find(page).map_or(Entry(0), Slot::get);
+            entry = self.table.look(page);
             if !present(entry) {
                 return Err(Errno::EFAULT);
             }
@@ -726,6 +778,14 @@ impl Inner {
         area.start = page;
         Ok(())
     }
+}
+
+/// The running process's address space is about to go: the vCPU uses the kernel's own tables.
+#[cfg(target_os = "none")]
+pub fn leave() {
+    // SAFETY: the linked tables map the kernel like every other root.
+    unsafe { crate::arch::Cpu::current().set_root(crate::boot::kernel_root()) };
+    crate::arch::native::resume_if_used();
 }
 
 /// The protection bits of an entry, all but [`WRITABLE`].

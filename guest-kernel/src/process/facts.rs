@@ -5,75 +5,92 @@ use crate::errno::{Errno, Result};
 use crate::fs::facts::{Area, ProcessFacts, ProcessStatus};
 use crate::fs::{Context, FileTable};
 use crate::memory::areas::{Label, Protection};
-use crate::memory::{PAGE, UserReader, usize_from};
+use crate::memory::{PAGE, usize_from};
 use crate::signal::{action, number};
 use crate::sync::SpinLock;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::Ordering;
 
 /// A clock tick is a hundredth of a second.
 const TICK_NS: u64 = 10_000_000;
 /// No more of the arguments or the environment is shown.
 const MAX_STRINGS: u64 = 128 << 10;
 
-/// Bytes of the running process's memory.
-fn read(start: u64, end: u64) -> Result<Vec<u8>> {
+/// Bytes of a process's memory.
+fn read(process: &Process, start: u64, end: u64) -> Result<Vec<u8>> {
+    let Some(memory) = process.shared_memory() else { return Ok(Vec::new()) };
     let len = usize_from(end.saturating_sub(start).min(MAX_STRINGS));
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
     bytes.resize(len, 0);
-    let count = UserReader::new(start, len).read(&mut bytes)?;
+    let count = memory.read(start, &mut bytes);
     bytes.truncate(count);
     Ok(bytes)
 }
 
+impl Process {
+    fn state(&self) -> u8 {
+        if self.is_zombie() {
+            b'Z'
+        } else if self.stopped().is_some() {
+            b'T'
+        } else if self.threads().iter().all(|thread| thread.task.is_sleeping()) {
+            b'S'
+        } else {
+            b'R'
+        }
+    }
+}
+
 impl ProcessFacts for Process {
     fn status(&self) -> ProcessStatus {
-        let mut name = [0; 16];
-        for (target, byte) in name[..15].iter_mut().zip(&self.program.lock().name) {
-            *target = *byte;
-        }
         let id = |pid: super::Pid| u32::try_from(pid).unwrap_or(0);
-        let credentials = self.credentials();
-        let layout = self.memory().layout();
+        let main = self.main_thread();
+        let main = main.as_ref();
+        let credentials = main.map(|thread| thread.credentials()).unwrap_or_default();
+        let memory = self.shared_memory();
+        let layout = memory.as_ref().map(|memory| memory.layout()).unwrap_or_default();
         let (mut ignored, mut caught) = (0, 0);
-        let signals = self.signals.lock();
-        for signal in 1..=number::LAST {
-            match signals.action(signal).handler {
-                action::DEFAULT => {}
-                action::IGNORE => ignored |= crate::signal::bit(signal),
-                _ => caught |= crate::signal::bit(signal),
+        if let Some(actions) = self.shared_actions() {
+            let actions = actions.lock();
+            for signal in 1..=number::LAST {
+                match actions.action(signal).handler {
+                    action::DEFAULT => {}
+                    action::IGNORE => ignored |= crate::signal::bit(signal),
+                    _ => caught |= crate::signal::bit(signal),
+                }
             }
         }
-        let signals = [signals.pending(), signals.mask, ignored, caught];
+        let pending = main.map_or(0, |thread| super::pending(thread));
+        let mask = main.map_or(0, |thread| thread.signals.lock().mask);
         let c = &credentials;
+        let usage = self.ended().map_or_else(|| self.usage(), |(_, usage)| usage);
         ProcessStatus {
-            name,
-            // Whoever asks is running.
-            state: b'R',
+            name: main.map_or_else(Default::default, |thread| *thread.name.lock()),
+            state: self.state(),
             pid: id(self.pid),
-            parent: id(self.parent),
-            group: id(self.group),
-            session: id(self.group),
-            threads: 1,
+            parent: id(self.parent()),
+            group: id(self.group()),
+            session: id(self.session()),
+            threads: u32::try_from(self.threads().len()).unwrap_or(u32::MAX),
             users: [c.uid, c.euid, c.suid, c.fsuid],
             groups: [c.gid, c.egid, c.sgid, c.fsgid],
             supplementary: Vec::from(c.groups()),
-            virtual_size: self.memory().total(),
-            resident: self.memory().resident().0,
+            virtual_size: memory.as_ref().map_or(0, |memory| memory.total()),
+            resident: memory.as_ref().map_or(0, |memory| memory.resident().0),
             resident_files: 0,
             text_size: layout.code.1.saturating_sub(layout.code.0),
             data_size: layout.data.1.saturating_sub(layout.data.0)
                 + layout.break_end.saturating_sub(layout.break_start),
             code: layout.code,
             stack: layout.stack_start,
-            faults: self.minor_faults.load(Ordering::Relaxed),
-            times: (0, 0),
+            faults: usage.minor_faults,
+            times: (crate::time::tsc_ns(usage.ticks) / TICK_NS, 0),
             start: self.start_ns / TICK_NS,
-            nice: 0,
-            cpu: 0,
-            signals,
-            switches: (0, 0),
+            nice: main.map_or(0, |thread| thread.task.nice()),
+            cpu: main.map_or(0, |thread| thread.task.cpu()),
+            signals: [pending, mask, ignored, caught],
+            switches: (usage.switches[0], usage.switches[1]),
         }
     }
 
@@ -81,32 +98,38 @@ impl ProcessFacts for Process {
         self.program.lock().path.clone()
     }
 
-    fn files(&self) -> &SpinLock<FileTable> {
-        self.files()
+    fn files(&self) -> Arc<SpinLock<FileTable>> {
+        self.main_thread()
+            .and_then(|thread| thread.shared_files())
+            .unwrap_or_else(|| Arc::new(SpinLock::new(FileTable::new())))
     }
 
-    fn context(&self) -> Context {
-        self.fs().lock().clone()
+    fn context(&self) -> Result<Context> {
+        let thread = self.main_thread().ok_or(Errno::ENOENT)?;
+        let fs = thread.shared_fs().ok_or(Errno::ENOENT)?;
+        let context = fs.lock().clone();
+        Ok(context)
     }
 
     fn arguments(&self) -> Result<Vec<u8>> {
-        let (start, end) = self.memory().layout().arguments;
-        read(start, end)
+        let layout = self.shared_memory().map(|memory| memory.layout()).unwrap_or_default();
+        read(self, layout.arguments.0, layout.arguments.1)
     }
 
     fn environment(&self) -> Result<Vec<u8>> {
-        let (start, end) = self.memory().layout().environment;
-        read(start, end)
+        let layout = self.shared_memory().map(|memory| memory.layout()).unwrap_or_default();
+        read(self, layout.environment.0, layout.environment.1)
     }
 
     fn auxiliary_vector(&self) -> Result<Vec<u8>> {
         let (start, len) = self.program.lock().auxiliary;
-        read(start, start.saturating_add(len))
+        read(self, start, start.saturating_add(len))
     }
 
     fn areas(&self) -> Result<Vec<Area>> {
         let mut areas = Vec::new();
-        for area in self.memory().areas()? {
+        let Some(memory) = self.shared_memory() else { return Ok(areas) };
+        for area in memory.areas()? {
             let (file, name) = match &area.label {
                 Label::None => ((0, 0), Vec::new()),
                 Label::Heap => ((0, 0), Vec::from(b"[heap]")),

@@ -25,6 +25,10 @@ pub mod resource {
     pub const STACK: usize = 3;
     /// `RLIMIT_NOFILE`.
     pub const NOFILE: usize = 7;
+    /// `RLIMIT_NPROC`.
+    pub const NPROC: usize = 6;
+    /// `RLIMIT_SIGPENDING`.
+    pub const SIGPENDING: usize = 11;
     /// How many there are.
     pub const COUNT: usize = 16;
 }
@@ -40,10 +44,10 @@ impl Default for Limits {
         let mut limits = [none; resource::COUNT];
         limits[resource::STACK] = Limit::new(8 << 20, INFINITY);
         limits[4] = Limit::new(0, INFINITY); // core
-        limits[6] = Limit::new(1024, 1024); // nproc
+        limits[resource::NPROC] = Limit::new(1024, 1024); // nproc
         limits[resource::NOFILE] = Limit::new(1024, 4096);
         limits[8] = Limit::new(8 << 20, 8 << 20); // memlock
-        limits[11] = Limit::new(1024, 1024); // sigpending
+        limits[resource::SIGPENDING] = Limit::new(1024, 1024); // sigpending
         limits[12] = Limit::new(819_200, 819_200); // msgqueue
         limits[13] = Limit::new(0, 0); // nice
         limits[14] = Limit::new(0, 0); // rtprio

@@ -1,23 +1,46 @@
-//! Processes: the table, and what the running one owns.
+//! Processes and threads: what they own, who their relatives are, how they begin and end.
+//!
+//! * `thread`: what each thread has of its own, and which one runs
+//! * [`table`]: all of them by id, families, groups and sessions
+//! * `lifecycle`: what is decided of a process's life
+//! * `ending`: ends, and who hears of them
+//! * `signals`: sending
+//! * `facts`: what /proc shows
 
 mod credentials;
+#[cfg(target_os = "none")]
+mod ending;
 mod facts;
+mod lifecycle;
 mod limits;
+mod own;
+mod signals;
+pub mod table;
+mod thread;
 
 pub use credentials::Credentials;
+#[cfg(target_os = "none")]
+pub use ending::*;
+pub use lifecycle::*;
 pub use limits::{Limit, Limits, resource};
+pub use own::Own;
+pub use signals::*;
+pub use table::{all, find, find_thread};
+pub use thread::{Current, NewRegisters, NewThread, Thread, current, exists};
 
 use crate::fs;
+use crate::memory::PhysAddr;
 use crate::memory::space::AddressSpace;
-use crate::signal::Signals;
+use crate::sched::WaitQueue;
+use crate::sched::run::Task;
+use crate::signal::{Actions, Pending};
 use crate::sync::SpinLock;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU64, Ordering};
 
-/// A process id.
+/// A process or thread id.
 pub type Pid = i32;
 
 /// PID 1 adopts orphans; the kernel itself plays it, and the first program is the next one.
@@ -28,43 +51,194 @@ pub const FIRST: Pid = 2;
 /// What the program was started as.
 #[derive(Clone, Debug, Default)]
 pub struct Program {
-    /// `/proc/PID/comm`: at most 15 bytes.
-    pub name: Vec<u8>,
     /// `/proc/PID/exe`.
     pub path: Vec<u8>,
+    /// Keeps others from writing to the file.
+    pub executing: Option<Arc<fs::Executing>>,
     /// The auxiliary vector, for `/proc/PID/auxv`: where it is (guest-virtual) and its length.
     pub auxiliary: (u64, u64),
 }
 
-/// One process. Threads share it.
+/// One process: what its threads share.
 pub struct Process {
     /// Its id.
     pub pid: Pid,
-    /// Its parent's id.
-    pub parent: Pid,
-    /// Its process group and session.
-    pub group: Pid,
-    memory: Arc<AddressSpace>,
-    files: SpinLock<fs::FileTable>,
-    fs: SpinLock<fs::Context>,
-    credentials: SpinLock<Credentials>,
+    /// Its parent's id; changes with the table's lock held, as do group and session.
+    parent: AtomicI32,
+    group: AtomicI32,
+    session: AtomicI32,
+    memory: Own<AddressSpace>,
+    /// Guest-physical address of the root of its page tables; 0 when it has none any more.
+    root: AtomicU64,
+    actions: Own<SpinLock<Actions>>,
+    /// Signals for whichever thread takes them.
+    pub pending: SpinLock<Pending>,
     limits: SpinLock<Limits>,
-    /// Dispositions, mask and pending signals.
-    pub signals: SpinLock<Signals>,
     /// What it runs.
     pub program: SpinLock<Program>,
     /// Monotonic nanoseconds at its start.
     pub start_ns: u64,
-    /// `set_tid_address`: cleared when the thread ends (guest-virtual).
-    pub clear_child_tid: AtomicU64,
-    /// `PR_SET_NO_NEW_PRIVS`.
-    pub no_new_privileges: AtomicBool,
-    /// Page faults that were handled without a device, for `getrusage`.
-    pub minor_faults: AtomicU64,
+    /// Where threads of it wait for children.
+    pub child_events: WaitQueue,
+    /// Where threads of it wait for signals that they block.
+    pub signal_events: WaitQueue,
+    /// Its threads and its end.
+    life: SpinLock<Life>,
+    /// Fast copy of "ends, or stops": its threads must not sleep on.
+    attention: AtomicBool,
+    /// Its children, alive or to be waited for.
+    children: SpinLock<BTreeMap<Pid, Arc<Process>>>,
+    /// The signal that tells its parent of its end; 0 for none.
+    exit_signal: AtomicU8,
+    /// `PR_SET_PDEATHSIG`.
+    pub parent_death_signal: AtomicU8,
+    /// `PR_SET_CHILD_SUBREAPER`.
+    pub subreaper: AtomicBool,
+    /// `PR_SET_DUMPABLE`.
+    pub dumpable: AtomicBool,
+    /// Whether it has called `execve` since it was forked, for `setpgid`.
+    pub has_executed: AtomicBool,
+    /// CPU time of threads that have ended, in ticks of the TSC.
+    ended_ticks: AtomicU64,
+    /// What its children that were waited for used.
+    pub children_usage: SpinLock<Usage>,
+}
+
+/// Resources that a process used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// CPU time in ticks of the TSC.
+    pub ticks: u64,
+    /// Page faults without a device.
+    pub minor_faults: u64,
+    /// Most pages that were mapped.
+    pub resident_peak: u64,
+    /// Switches: voluntary and not.
+    pub switches: [u64; 2],
+}
+
+impl Usage {
+    /// Adds another's.
+    pub fn add(&mut self, other: Self) {
+        self.ticks += other.ticks;
+        self.minor_faults += other.minor_faults;
+        self.resident_peak = self.resident_peak.max(other.resident_peak);
+        for (mine, theirs) in self.switches.iter_mut().zip(other.switches) {
+            *mine += theirs;
+        }
+    }
 }
 
 /// What a new process is made of.
 pub struct New {
+    /// Its id.
+    pub pid: Pid,
+    /// Its parent's.
+    pub parent: Pid,
+    /// Its process group.
+    pub group: Pid,
+    /// Its session.
+    pub session: Pid,
+    /// Its address space.
+    pub memory: Arc<AddressSpace>,
+    /// What it does on signals.
+    pub actions: Arc<SpinLock<Actions>>,
+    /// Its limits.
+    pub limits: Limits,
+    /// What it runs.
+    pub program: Program,
+    /// The signal that tells its parent of its end; 0 for none.
+    pub exit_signal: u8,
+    /// Monotonic nanoseconds now.
+    pub start_ns: u64,
+}
+
+impl Process {
+    /// A process without threads.
+    pub fn new(new: New) -> Self {
+        let root = new.memory.root().0;
+        Self {
+            pid: new.pid,
+            parent: AtomicI32::new(new.parent),
+            group: AtomicI32::new(new.group),
+            session: AtomicI32::new(new.session),
+            memory: Own::new(new.memory),
+            root: AtomicU64::new(root),
+            actions: Own::new(new.actions),
+            pending: SpinLock::new(Pending::new()),
+            limits: SpinLock::new(new.limits),
+            program: SpinLock::new(new.program),
+            start_ns: new.start_ns,
+            child_events: WaitQueue::new(),
+            signal_events: WaitQueue::new(),
+            life: SpinLock::new(Life::new()),
+            attention: AtomicBool::new(false),
+            children: SpinLock::new(BTreeMap::new()),
+            exit_signal: AtomicU8::new(new.exit_signal),
+            parent_death_signal: AtomicU8::new(0),
+            subreaper: AtomicBool::new(false),
+            dumpable: AtomicBool::new(true),
+            has_executed: AtomicBool::new(false),
+            ended_ticks: AtomicU64::new(0),
+            children_usage: SpinLock::new(Usage::default()),
+        }
+    }
+
+    /// Its parent's id.
+    pub fn parent(&self) -> Pid {
+        self.parent.load(Ordering::Relaxed)
+    }
+
+    /// Its process group.
+    pub fn group(&self) -> Pid {
+        self.group.load(Ordering::Relaxed)
+    }
+
+    /// Its session.
+    pub fn session(&self) -> Pid {
+        self.session.load(Ordering::Relaxed)
+    }
+
+    /// Its address space; `None` once it has ended.
+    pub fn shared_memory(&self) -> Option<Arc<AddressSpace>> {
+        self.memory.share()
+    }
+
+    /// What it does on signals; `None` once it has ended.
+    pub fn shared_actions(&self) -> Option<Arc<SpinLock<Actions>>> {
+        self.actions.share()
+    }
+
+    /// Guest-physical address of the root of its page tables; 0 when it has none any more.
+    pub fn root(&self) -> PhysAddr {
+        PhysAddr(self.root.load(Ordering::Relaxed))
+    }
+
+    /// Its resource limits.
+    pub fn limits(&self) -> &SpinLock<Limits> {
+        &self.limits
+    }
+
+    /// What it used, with what its ended threads used.
+    pub fn usage(&self) -> Usage {
+        let mut usage =
+            Usage { ticks: self.ended_ticks.load(Ordering::Relaxed), ..Usage::default() };
+        if let Some(memory) = self.memory.share() {
+            usage.resident_peak = memory.resident().1;
+        }
+        for thread in &self.life.lock().threads {
+            usage.ticks += thread.task.ticks();
+            usage.minor_faults += thread.minor_faults.load(Ordering::Relaxed);
+            for (mine, theirs) in usage.switches.iter_mut().zip(&thread.task.switches) {
+                *mine += theirs.load(Ordering::Relaxed);
+            }
+        }
+        usage
+    }
+}
+
+/// What the first process is made of.
+pub struct First {
     /// Its address space.
     pub memory: Arc<AddressSpace>,
     /// Its descriptors.
@@ -73,130 +247,56 @@ pub struct New {
     pub fs: fs::Context,
     /// What it runs.
     pub program: Program,
+    /// Its name: at most 15 bytes count.
+    pub name: Vec<u8>,
     /// Monotonic nanoseconds now.
     pub start_ns: u64,
 }
 
-impl Process {
-    /// The first process of the machine.
-    pub fn first(new: New) -> Self {
-        Self {
-            pid: FIRST,
-            parent: INIT,
-            group: FIRST,
-            memory: new.memory,
-            files: SpinLock::new(new.files),
-            fs: SpinLock::new(new.fs),
-            credentials: SpinLock::new(Credentials::root()),
-            limits: SpinLock::new(Limits::default()),
-            signals: SpinLock::new(Signals::new()),
-            program: SpinLock::new(new.program),
-            start_ns: new.start_ns,
-            clear_child_tid: AtomicU64::new(0),
-            no_new_privileges: AtomicBool::new(false),
-            minor_faults: AtomicU64::new(0),
-        }
+/// A name of at most 15 bytes.
+pub fn short_name(name: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    for (target, byte) in short[..15].iter_mut().zip(name) {
+        *target = *byte;
     }
-
-    /// Its address space.
-    pub fn memory(&self) -> &AddressSpace {
-        &self.memory
-    }
-
-    /// Its descriptors.
-    pub fn files(&self) -> &SpinLock<fs::FileTable> {
-        &self.files
-    }
-
-    /// Its root, working directory and umask.
-    pub fn fs(&self) -> &SpinLock<fs::Context> {
-        &self.fs
-    }
-
-    /// Who it is.
-    pub fn credentials(&self) -> Credentials {
-        self.credentials.lock().clone()
-    }
-
-    /// Changes who it is.
-    pub fn set_credentials(&self, credentials: Credentials) {
-        *self.credentials.lock() = credentials;
-    }
-
-    /// Its resource limits.
-    pub fn limits(&self) -> &SpinLock<Limits> {
-        &self.limits
-    }
+    short
 }
 
-/// All processes by id.
-static TABLE: SpinLock<BTreeMap<Pid, Arc<Process>>> = SpinLock::new(BTreeMap::new());
-
-/// The process with this id.
-pub fn find(pid: Pid) -> Option<Arc<Process>> {
-    TABLE.lock().get(&pid).cloned()
+/// Makes the first process of the machine, with a thread that runs already.
+pub fn start_first(first: First) {
+    let process = Arc::new(Process::new(New {
+        pid: FIRST,
+        parent: INIT,
+        group: FIRST,
+        session: FIRST,
+        memory: first.memory,
+        actions: Arc::new(SpinLock::new(Actions::new())),
+        limits: Limits::default(),
+        program: first.program,
+        exit_signal: crate::signal::number::SIGCHLD,
+        start_ns: first.start_ns,
+    }));
+    let thread = Arc::new(Thread::new(NewThread {
+        tid: FIRST,
+        process: process.clone(),
+        task: Task::new(None),
+        files: Arc::new(SpinLock::new(first.files)),
+        fs: Arc::new(SpinLock::new(first.fs)),
+        credentials: Credentials::root(),
+        name: short_name(&first.name),
+    }));
+    process.life.lock().threads.push(thread.clone());
+    table::insert_first(process, thread.clone());
+    #[cfg(target_os = "none")]
+    crate::sched::run::adopt_first(&thread);
+    thread::make_current(thread);
 }
 
-/// All ids, in ascending order.
-pub fn all() -> Vec<Pid> {
-    TABLE.lock().keys().copied().collect()
-}
-
-/// The process that runs on this vCPU. Only one does in this kernel so far.
-static CURRENT: AtomicPtr<Process> = AtomicPtr::new(core::ptr::null_mut());
-
-/// Adds a process to the table and makes it the one that runs.
-pub fn adopt(process: Process) {
-    let process = Arc::new(process);
-    CURRENT.store(Arc::as_ptr(&process).cast_mut(), Ordering::Release);
-    TABLE.lock().insert(process.pid, process);
-}
-
-/// The running process, for as long as a system call or fault of its own is being handled.
-#[derive(Clone, Copy)]
-pub struct Current(core::marker::PhantomData<*const Process>);
-
-impl Deref for Current {
-    type Target = Process;
-    #[inline]
-    fn deref(&self) -> &Process {
-        // SAFETY: the running process stays in the table, which holds a reference, until it ends; and
-        // a process does not end in the middle of its own call.
-        unsafe { &*CURRENT.load(Ordering::Relaxed) }
-    }
-}
-
-/// The running process.
-///
-/// # Panics
-/// Before there is one, in debug builds.
-#[inline]
-pub fn current() -> Current {
-    debug_assert!(!CURRENT.load(Ordering::Relaxed).is_null(), "no process runs yet");
-    Current(core::marker::PhantomData)
-}
-
-/// Whether there is a running process yet.
-pub fn exists() -> bool {
-    !CURRENT.load(Ordering::Relaxed).is_null()
-}
-
-/// Whether the running process has a signal to take, so that it must not go on sleeping.
-pub fn signal_is_pending() -> bool {
-    current().signals.lock().deliverable().is_some()
-}
-
-/// The running process ends, and with it, as it is the first, the machine.
+/// Top of the stack that the first thread has had since boot (guest-virtual).
 #[cfg(target_os = "none")]
-pub fn end(exit: airlock_abi::exit::Exit) -> ! {
-    crate::syscall::record_end(exit);
-    exit_machine(exit)
-}
-
-/// Ends the machine with the program's fate.
-#[cfg(target_os = "none")]
-pub fn exit_machine(exit: airlock_abi::exit::Exit) -> ! {
-    // SAFETY: the exit device ends the machine.
-    unsafe { crate::arch::cpu::write_port(airlock_abi::layout::EXIT_PORT, exit.to_word()) };
-    crate::arch::cpu::halt_forever()
+pub fn first_stack_top() -> u64 {
+    unsafe extern "C" {
+        static boot_stack_end: u8;
+    }
+    (&raw const boot_stack_end).expose_provenance() as u64
 }

@@ -1,5 +1,9 @@
 //! Locks. Ring 0 runs with interrupts off (see `sched`), so a spin lock needs no more than an atomic.
 
+mod lazy;
+
+pub use lazy::Lazy;
+
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -40,9 +44,23 @@ impl<T: ?Sized> SpinLock<T> {
         (!self.locked.swap(true, Ordering::Acquire)).then_some(SpinLockGuard { lock: self })
     }
 
+    /// The guard of a lock that is held, and whose guard was forgotten.
+    ///
+    /// # Safety
+    /// That is so, and the caller is the only one who makes a guard of it.
+    pub unsafe fn inherit(&self) -> SpinLockGuard<'_, T> {
+        SpinLockGuard { lock: self }
+    }
+
     /// The value, which nobody else can have.
     pub fn get_mut(&mut self) -> &mut T {
         self.value.get_mut()
+    }
+}
+
+impl<T: Default> Default for SpinLock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
     }
 }
 

@@ -3,15 +3,15 @@
 use super::caller::{Caller, any_file, check_flags, file};
 use super::{AT_FDCWD, Fd};
 use crate::errno::{Errno, Result};
+use crate::fs::inotify::{self, Located};
 use crate::fs::metadata::{S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
-use crate::fs::path::Last;
 use crate::fs::permission::{Subject, WRITE};
-use crate::fs::{Inode, Timestamp, services};
+use crate::fs::{Inode, Timestamp, check_writable, services};
 use crate::memory::UserPtr;
 use crate::process::current;
 use linux_raw_sys::general::{
-    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, UTIME_NOW,
-    UTIME_OMIT,
+    AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, IN_ACCESS,
+    IN_ATTRIB, IN_MODIFY, UTIME_NOW, UTIME_OMIT,
 };
 
 /// `truncate(2)`.
@@ -21,14 +21,18 @@ use linux_raw_sys::general::{
 pub fn truncate(path: UserPtr<u8>, length: i64) -> Result<()> {
     let length = u64::try_from(length).map_err(|_| Errno::EINVAL)?;
     let caller = Caller::get();
-    let inode = caller.walk(AT_FDCWD, path, Last::Follow)?.existing()?;
+    let located = caller.locate(AT_FDCWD, path, 0)?;
+    let inode = &located.inode;
     match inode.mode()? & S_IFMT {
         S_IFREG => {}
         S_IFDIR => return Err(Errno::EISDIR),
         _ => return Err(Errno::EINVAL),
     }
-    caller.subject().check(&inode, WRITE)?;
-    inode.truncate(length)
+    caller.subject().check(inode, WRITE)?;
+    check_writable(inode)?;
+    inode.truncate(length)?;
+    located.notify(IN_MODIFY);
+    Ok(())
 }
 
 /// `ftruncate(2)`.
@@ -41,7 +45,9 @@ pub fn ftruncate(fd: Fd, length: i64) -> Result<()> {
     if !file.is_writable() || !file.is_regular()? {
         return Err(Errno::EINVAL);
     }
-    file.inode().truncate(length)
+    file.inode().truncate(length)?;
+    file.notify(IN_MODIFY);
+    Ok(())
 }
 
 /// `fallocate(2)`: allocating, with or without a change of the size, and punching holes.
@@ -66,7 +72,9 @@ pub fn fallocate(fd: Fd, mode: u32, offset: i64, length: i64) -> Result<()> {
         _ => return Err(Errno::ENODEV),
     }
     let keep_size = mode & FALLOC_FL_KEEP_SIZE != 0;
-    file.inode().allocate(offset, length, keep_size, mode & FALLOC_FL_PUNCH_HOLE != 0)
+    file.inode().allocate(offset, length, keep_size, mode & FALLOC_FL_PUNCH_HOLE != 0)?;
+    file.notify(IN_MODIFY);
+    Ok(())
 }
 
 fn change_mode(inode: &Inode, mode: u32, subject: &Subject<'_>) -> Result<()> {
@@ -92,7 +100,10 @@ pub fn chmod(path: UserPtr<u8>, mode: u32) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn fchmod(fd: Fd, mode: u32) -> Result<()> {
-    change_mode(file(fd)?.inode(), mode, &Caller::get().subject())
+    let file = file(fd)?;
+    change_mode(file.inode(), mode, &Caller::get().subject())?;
+    file.notify(IN_ATTRIB);
+    Ok(())
 }
 
 /// `fchmodat(2)` without flags, as the system call has none.
@@ -110,7 +121,10 @@ pub fn fchmodat(directory: Fd, path: UserPtr<u8>, mode: u32) -> Result<()> {
 pub fn fchmodat2(directory: Fd, path: UserPtr<u8>, mode: u32, flags: u32) -> Result<()> {
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let caller = Caller::get();
-    change_mode(&caller.find(directory, path, flags)?, mode, &caller.subject())
+    let located = caller.locate(directory, path, flags)?;
+    change_mode(&located.inode, mode, &caller.subject())?;
+    located.notify(IN_ATTRIB);
+    Ok(())
 }
 
 /// What -1 means for an ID: it stays.
@@ -165,7 +179,10 @@ pub fn lchown(path: UserPtr<u8>, user: u32, group: u32) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn fchown(fd: Fd, user: u32, group: u32) -> Result<()> {
-    change_owner(file(fd)?.inode(), user, group, &Caller::get().subject())
+    let file = file(fd)?;
+    change_owner(file.inode(), user, group, &Caller::get().subject())?;
+    file.notify(IN_ATTRIB);
+    Ok(())
 }
 
 /// `fchownat(2)`.
@@ -175,7 +192,10 @@ pub fn fchown(fd: Fd, user: u32, group: u32) -> Result<()> {
 pub fn fchownat(directory: Fd, path: UserPtr<u8>, user: u32, group: u32, flags: u32) -> Result<()> {
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let caller = Caller::get();
-    change_owner(&caller.find(directory, path, flags)?, user, group, &caller.subject())
+    let located = caller.locate(directory, path, flags)?;
+    change_owner(&located.inode, user, group, &caller.subject())?;
+    located.notify(IN_ATTRIB);
+    Ok(())
 }
 
 /// `umask(2)`.
@@ -241,13 +261,22 @@ fn change_times(inode: &Inode, stamps: [Stamp; 2], subject: &Subject<'_>) -> Res
 fn change_times_at(directory: Fd, path: UserPtr<u8>, stamps: [Stamp; 2], flags: u32) -> Result<()> {
     let caller = Caller::get();
     // Without a path it is the file behind the descriptor (futimens(3)).
-    let inode = if path.is_null() && directory != AT_FDCWD {
+    let located = if path.is_null() && directory != AT_FDCWD {
         check_flags(flags, 0)?;
-        file(directory)?.inode().clone()
+        let file = file(directory)?;
+        let place = if inotify::is_active() { file.place() } else { None };
+        Located { inode: file.inode().clone(), place }
     } else {
-        caller.find(directory, path, flags)?
+        caller.locate(directory, path, flags)?
     };
-    change_times(&inode, stamps, &caller.subject())
+    change_times(&located.inode, stamps, &caller.subject())?;
+    match stamps.map(|stamp| stamp == Stamp::Keep) {
+        [false, false] => located.notify(IN_ATTRIB),
+        [false, true] => located.notify(IN_ACCESS),
+        [true, false] => located.notify(IN_MODIFY),
+        [true, true] => {}
+    }
+    Ok(())
 }
 
 fn read_stamps(

@@ -2,13 +2,16 @@
 
 use super::{AT_FDCWD, Fd};
 use crate::errno::{Errno, Result};
+use crate::fs::inotify::{self, Located};
 use crate::fs::path::{Found, Last, PATH_MAX, walk};
 use crate::fs::permission::Subject;
-use crate::fs::{Context, FileRef, Inode};
+use crate::fs::stream::{Stream, StreamRef};
+use crate::fs::{Context, FileRef, Inode, OpenFile};
 use crate::memory::UserPtr;
 use crate::process::{Credentials, current};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use linux_raw_sys::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW};
+use linux_raw_sys::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_CLOEXEC};
 
 /// The file behind a descriptor, even if it only stands for a place (`O_PATH`).
 pub fn any_file(fd: Fd) -> Result<FileRef> {
@@ -19,6 +22,19 @@ pub fn any_file(fd: Fd) -> Result<FileRef> {
 pub fn file(fd: Fd) -> Result<FileRef> {
     let file = any_file(fd)?;
     if file.is_path_only() { Err(Errno::EBADF) } else { Ok(file) }
+}
+
+/// Opens a stream that has no path, with the flags of `open(2)`: access mode, `O_NONBLOCK`, `O_CLOEXEC`.
+///
+/// # Errors
+/// EMFILE, ENOMEM.
+pub fn add_stream(stream: Arc<dyn Stream>, flags: u32) -> Result<i32> {
+    let stream = StreamRef::Shared(stream);
+    let inode = Inode::Stream(stream.clone());
+    let file = Arc::new(OpenFile::stream(stream, inode, flags & !O_CLOEXEC));
+    // Dropped, if it cannot be added, when the lock is released: a last close may wake others.
+    let process = current();
+    process.files().lock().add(file.clone(), flags & O_CLOEXEC != 0)
 }
 
 /// Copies in a path.
@@ -81,13 +97,26 @@ impl Caller {
     /// # Errors
     /// As [`walk`], EFAULT.
     pub fn find(&self, directory: Fd, path: UserPtr<u8>, flags: u32) -> Result<Inode> {
+        Ok(self.locate(directory, path, flags)?.inode)
+    }
+
+    /// The same, and where it is, for those who watch it or its directory.
+    ///
+    /// # Errors
+    /// As for [`Self::find`].
+    pub fn locate(&self, directory: Fd, path: UserPtr<u8>, flags: u32) -> Result<Located> {
         let path = read_path(path)?;
         let start = self.start(directory, &path)?;
         if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-            return Ok(start);
+            let place = if inotify::is_active() && directory != AT_FDCWD {
+                any_file(directory)?.place()
+            } else {
+                None
+            };
+            return Ok(Located { inode: start, place });
         }
         let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
-        walk(&self.context.root, &start, path, last, &self.subject())?.existing()
+        Located::from_found(walk(&self.context.root, &start, path, last, &self.subject())?)
     }
 }
 

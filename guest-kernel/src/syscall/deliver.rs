@@ -8,12 +8,13 @@ use crate::arch::frame::{rflags, selector};
 use crate::arch::{Cpu, TrapFrame, fpu};
 use crate::errno::{Errno, Result};
 use crate::memory::{SharedBytes, UserPtr, UserReader, UserWriter};
-use crate::process::current;
+use crate::process::{self, NewRegisters, current, must_end};
+use crate::sched::run;
 use crate::signal::{Action, AlternateStack, Fault, Information, STACK_DISABLED, action, bit};
 use crate::signal::{DefaultAction, default_action, number};
 use airlock_abi::exit::Exit;
 use airlock_abi::syscalls::by_number;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::Ordering;
 
 /// Bytes below RSP that a function may use without moving it (System V ABI, AMD64).
 const RED_ZONE: u64 = 128;
@@ -22,10 +23,6 @@ const UC_FLAGS: u64 = 2 | 4;
 const UC_FP_XSTATE: u64 = 1;
 /// `FP_XSTATE_MAGIC1`, `FP_XSTATE_MAGIC2`.
 const XSTATE_MAGIC: [u32; 2] = [0x4650_5853, 0x4650_5845];
-/// RFLAGS bits that a handler may change (Linux's `FIX_EFLAGS`).
-const PROGRAM_FLAGS: u64 =
-    rflags::ALIGNMENT | rflags::RESUME | rflags::DIRECTION | rflags::TRAP | 1 << 11 | 0xd5;
-
 /// `struct sigcontext`.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -82,71 +79,149 @@ unsafe impl crate::memory::user::Plain for Action {}
 
 const _: () = assert!(size_of::<SignalFrame>() == 440);
 
-/// Set by `rt_sigreturn`, whose work needs the frame and so happens on the way out.
-static RETURNING: AtomicBool = AtomicBool::new(false);
-
 /// `rt_sigreturn(2)`: nothing of what the call returns is kept.
 pub fn rt_sigreturn() -> u64 {
-    RETURNING.store(true, Ordering::Relaxed);
+    *current().new_registers.lock() = Some(NewRegisters::OfSignalFrame);
     Cpu::current().request_work();
     0
 }
 
-/// What is to be done before a program goes on: the end of a handler, then signals.
+/// What is to be done before a program goes on: the registers of a handler's caller or of a new
+/// program, the end or a stop of its process, then signals.
 pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
-    if RETURNING.swap(false, Ordering::Relaxed) {
-        from_call = false;
-        if restore(frame).is_err() {
-            force(Fault::GENERAL);
+    let me = current();
+    me.take_work();
+    let new_registers = me.new_registers.lock().take();
+    match new_registers {
+        Some(NewRegisters::OfSignalFrame) => {
+            from_call = false;
+            if restore(frame).is_err() {
+                force(Fault::GENERAL);
+            }
+        }
+        Some(NewRegisters::OfProgram { rip, rsp }) => {
+            from_call = false;
+            *frame = TrapFrame {
+                rip,
+                cs: selector::USER_CODE.into(),
+                rflags: rflags::FIXED | rflags::INTERRUPTS,
+                rsp,
+                ss: selector::USER_DATA.into(),
+                ..TrapFrame::ZERO
+            };
+        }
+        None => {}
+    }
+    let interrupted = from_call && frame.rax.cast_signed() == Errno::EINTR.to_register();
+    let resume = me.resume_deadline.swap(0, Ordering::Relaxed);
+    loop {
+        if let Some(exit) = must_end() {
+            process::exit_thread(exit);
+        }
+        if me.has_attention() && me.stopped().is_some() {
+            park();
+            continue;
+        }
+        let Some(information) = process::take(&me) else { break };
+        deliver(frame, information, &mut from_call, resume);
+    }
+    if interrupted && from_call {
+        // No handler ran: what can begin again does, for the time that was left.
+        restart_without_handler(frame, resume);
+    }
+    let mut signals = me.signals.lock();
+    if let Some(mask) = signals.saved_mask.take() {
+        signals.mask = mask;
+        drop(signals);
+        if process::deliverable(&me) {
+            me.notify();
         }
     }
-    let process = current();
+}
+
+/// The process is stopped: waits until it is continued or ends.
+fn park() {
+    let me = current();
     loop {
-        let mut signals = process.signals.lock();
-        let Some(signal) = signals.deliverable() else { return };
-        let taken = signals.action(signal);
-        let Some(information) = signals.take(signal) else { return };
-        if taken.flags & action::RESETHAND != 0 && taken.handler > action::IGNORE {
-            signals.set_action(signal, Action::default());
+        run::prepare_to_sleep();
+        if me.stopped().is_none() || must_end().is_some() {
+            break;
         }
-        drop(signals);
-        super::trace::signal(&information);
-        match taken.handler {
-            action::IGNORE => {}
-            action::DEFAULT => match default_action(signal) {
-                DefaultAction::Terminate => crate::process::end(Exit::Signaled(signal)),
-                // Stopping has no one who could continue the process again: there is no job
-                // control yet.
-                DefaultAction::Ignore | DefaultAction::Continue | DefaultAction::Stop => {}
-            },
-            _ => {
-                if from_call {
-                    restart_call(frame, taken);
-                    from_call = false;
+        run::block();
+    }
+    run::stay_awake();
+}
+
+/// Does what a signal is to do. If it calls a handler, the call that it interrupted is settled.
+fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool, deadline: u64) {
+    let me = current();
+    let signal = information.signal;
+    let taken = {
+        let mut actions = me.actions().lock();
+        let taken = actions.action(signal);
+        if taken.flags & action::RESETHAND != 0 && taken.handler > action::IGNORE {
+            // SA_RESETHAND resets the handler alone.
+            actions.set_action(signal, Action { handler: action::DEFAULT, ..taken });
+        }
+        taken
+    };
+    super::trace::signal(&information);
+    match taken.handler {
+        action::IGNORE => {}
+        action::DEFAULT => match default_action(signal) {
+            DefaultAction::Terminate => process::exit_group(Exit::Signaled(signal)),
+            // Nobody could continue a process whose group is orphaned: SIGSTOP alone stops it.
+            DefaultAction::Stop
+                if signal == number::SIGSTOP
+                    || !process::table::lock().is_orphaned(me.group(), None) =>
+            {
+                me.stop(signal);
+            }
+            DefaultAction::Stop | DefaultAction::Ignore | DefaultAction::Continue => {}
+        },
+        _ => {
+            if core::mem::take(from_call) {
+                restart_call(frame, taken, deadline);
+            }
+            if push(frame, information, taken).is_err() {
+                // There is no room for the frame: Linux's force_sigsegv.
+                if signal == number::SIGSEGV {
+                    me.actions().lock().set_action(signal, Action::default());
                 }
-                if push(frame, information, taken).is_err() {
-                    // There is no room for the frame: Linux's force_sigsegv.
-                    let mut signals = process.signals.lock();
-                    if signal == number::SIGSEGV {
-                        signals.set_action(signal, Action::default());
-                    }
-                    drop(signals);
-                    force(Fault::GENERAL);
-                }
+                force(Fault::GENERAL);
             }
         }
     }
 }
 
 fn force(fault: Fault) {
-    let information = Information { signal: fault.signal, code: fault.code, value: fault.address };
-    current().signals.lock().force(information);
+    process::force(Information::new(fault.signal, fault.code, fault.address));
 }
 
-/// Lets an interrupted call begin again if the handler asks for that and the call may
-/// (signal(7), "Interruption of system calls and library functions by signal handlers").
-fn restart_call(frame: &mut TrapFrame, taken: Action) {
-    const NEVER: [&str; 17] = [
+/// How a call that a signal interrupted goes on (signal(7), "Interruption of system calls and library
+/// functions by signal handlers").
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Interruption {
+    /// Begins again if the handler has SA_RESTART, or if there was none.
+    Restarts,
+    /// Begins again only if there was no handler.
+    EndsByHandler,
+    /// Ends with EINTR in any case.
+    Ends,
+}
+
+/// What becomes of the interrupted call, which would have slept until this deadline (0: without end).
+fn interruption(frame: &TrapFrame, deadline: u64) -> Interruption {
+    const ENDS: [&str; 7] = [
+        "epoll_wait",
+        "epoll_pwait",
+        "epoll_pwait2",
+        "rt_sigtimedwait",
+        "semop",
+        "semtimedop",
+        "io_getevents",
+    ];
+    const ENDS_BY_HANDLER: [&str; 10] = [
         "poll",
         "ppoll",
         "select",
@@ -155,26 +230,45 @@ fn restart_call(frame: &mut TrapFrame, taken: Action) {
         "clock_nanosleep",
         "pause",
         "rt_sigsuspend",
-        "rt_sigtimedwait",
-        "epoll_wait",
-        "epoll_pwait",
-        "epoll_pwait2",
         "msgrcv",
         "msgsnd",
-        "semop",
-        "semtimedop",
-        "io_getevents",
     ];
-    if frame.rax.cast_signed() != Errno::EINTR.to_register() || taken.flags & action::RESTART == 0 {
-        return;
-    }
+    // Those that have a deadline from SO_RCVTIMEO or SO_SNDTIMEO.
+    const ENDS_WITH_DEADLINE: [&str; 13] = [
+        "read", "readv", "write", "writev", "accept", "accept4", "connect", "recvfrom", "recvmsg",
+        "recvmmsg", "sendto", "sendmsg", "sendmmsg",
+    ];
     let name = u32::try_from(frame.code).ok().and_then(by_number).map_or("", |call| call.name);
-    if NEVER.contains(&name) {
-        return;
+    if ENDS.contains(&name) || (deadline != 0 && ENDS_WITH_DEADLINE.contains(&name)) {
+        Interruption::Ends
+    } else if ENDS_BY_HANDLER.contains(&name) {
+        Interruption::EndsByHandler
+    } else {
+        Interruption::Restarts
     }
+}
+
+fn begin_again(frame: &mut TrapFrame) {
     frame.rax = frame.code;
     // `syscall` and `int 0x80` both take two bytes.
     frame.rip -= 2;
+}
+
+fn restart_without_handler(frame: &mut TrapFrame, deadline: u64) {
+    if interruption(frame, deadline) != Interruption::Ends {
+        begin_again(frame);
+        current().resume_deadline.store(deadline, Ordering::Relaxed);
+    }
+}
+
+/// Lets an interrupted call begin again after a handler that asks for that.
+fn restart_call(frame: &mut TrapFrame, taken: Action, deadline: u64) {
+    if frame.rax.cast_signed() == Errno::EINTR.to_register()
+        && taken.flags & action::RESTART != 0
+        && interruption(frame, deadline) == Interruption::Restarts
+    {
+        begin_again(frame);
+    }
 }
 
 /// Calls a handler.
@@ -200,7 +294,7 @@ fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Resul
     save_fpu(fpu_at)?;
     let at = (fpu_at.wrapping_sub(size_of::<SignalFrame>() as u64) & !15).wrapping_sub(8);
     let mut detail = [0; 14];
-    detail[0] = information.value;
+    detail[..4].copy_from_slice(&information.detail);
     let content = SignalFrame {
         restorer: taken.restorer,
         flags: UC_FLAGS | if xsave { UC_FP_XSTATE } else { 0 },
@@ -229,7 +323,7 @@ fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Resul
             error: 0,
             trap: 0,
             old_mask: mask,
-            cr2: if information.signal == number::SIGSEGV { information.value } else { 0 },
+            cr2: if information.signal == number::SIGSEGV { information.detail[0] } else { 0 },
             fpu: fpu_at,
             reserved: [0; 8],
         },
@@ -313,7 +407,7 @@ fn restore(frame: &mut TrapFrame) -> Result<()> {
         code: frame.code,
         rip: context.rip,
         cs: selector::USER_CODE.into(),
-        rflags: rflags::FIXED | rflags::INTERRUPTS | context.rflags & PROGRAM_FLAGS,
+        rflags: rflags::of_signal_frame(context.rflags),
         rsp: context.rsp,
         ss: selector::USER_DATA.into(),
     };
@@ -324,10 +418,8 @@ fn restore_fpu(at: u64) -> Result<()> {
     let state = fpu::State::new()?;
     if at == 0 {
         // Linux: the state that a program starts with.
-        const INITIAL_CONTROL: [u8; 2] = 0x37f_u16.to_le_bytes();
-        const INITIAL_MXCSR: [u8; 4] = 0x1f80_u32.to_le_bytes();
-        state.frame().write(0, &INITIAL_CONTROL);
-        state.frame().write(24, &INITIAL_MXCSR);
+        state.frame().write(0, &fpu::INITIAL_CONTROL);
+        state.frame().write(24, &fpu::INITIAL_MXCSR);
         state.legacy_only();
         state.restore();
         return Ok(());

@@ -15,13 +15,14 @@ use crate::fs::{Context, Inode};
 use crate::memory::{UserPtr, UserWriter};
 use crate::process::current;
 use linux_raw_sys::general::{
-    AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, RENAME_EXCHANGE, RENAME_NOREPLACE,
+    AT_EMPTY_PATH, AT_REMOVEDIR, AT_SYMLINK_FOLLOW, IN_ACCESS, RENAME_EXCHANGE, RENAME_NOREPLACE,
 };
 
 fn list(fd: Fd, entries: UserPtr<u8>, count: usize, layout: Layout) -> Result<usize> {
     let file = file(fd)?;
     // Only the lower half of the register counts: it is an unsigned int.
     let (bytes, next) = listing::entries(&file, count & 0xffff_ffff, layout)?;
+    file.notify(IN_ACCESS);
     let mut buffer = UserWriter::new(entries.address(), bytes.len());
     if !bytes.is_empty() && buffer.write_slice(&bytes)? < bytes.len() {
         return Err(Errno::EFAULT);

@@ -2,7 +2,7 @@
 
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
-use crate::process::{Credentials, Pid, current, find};
+use crate::process::{Credentials, Pid, Process, current, find, table};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -260,48 +260,79 @@ pub fn setgroups(size: i32, list: UserPtr<u32>) -> Result<()> {
     })
 }
 
+/// The process with this id; 0 is the caller.
+fn process_or_self(pid: Pid) -> Result<Arc<Process>> {
+    if pid == 0 { Ok(current().process.clone()) } else { find(pid).ok_or(Errno::ESRCH) }
+}
+
 /// `getpgid(2)`.
 ///
 /// # Errors
 /// ESRCH.
 pub fn getpgid(pid: Pid) -> Result<Pid> {
-    if pid == 0 {
-        return Ok(current().group);
-    }
-    find(pid).map(|process| process.group).ok_or(Errno::ESRCH)
+    process_or_self(pid).map(|process| process.group())
 }
 
 /// `getpgrp(2)`.
 pub fn getpgrp() -> Pid {
-    current().group
+    current().group()
 }
 
-/// `getsid(2)`: the first program leads the only session.
+/// `getsid(2)`.
 ///
 /// # Errors
 /// ESRCH.
 pub fn getsid(pid: Pid) -> Result<Pid> {
-    getpgid(pid)
+    process_or_self(pid).map(|process| process.session())
 }
 
-/// `setsid(2)`: the first program leads a process group already.
+/// `setsid(2)`.
 ///
 /// # Errors
-/// EPERM.
+/// EPERM if the caller leads a process group.
 pub fn setsid() -> Result<Pid> {
-    Err(Errno::EPERM)
+    let me = current();
+    let table = table::lock();
+    if table.processes().any(|process| process.group() == me.pid) {
+        return Err(Errno::EPERM);
+    }
+    me.set_session(me.pid, &table);
+    me.set_group(me.pid, &table);
+    Ok(me.pid)
 }
 
-/// `setpgid(2)`: the first program leads a session, so that its group cannot change.
+/// `setpgid(2)`.
 ///
 /// # Errors
 /// As the man page says.
 pub fn setpgid(pid: Pid, group: Pid) -> Result<()> {
+    let me = current();
+    let pid = if pid == 0 { me.pid } else { pid };
+    let group = if group == 0 { pid } else { group };
     if group < 0 {
         return Err(Errno::EINVAL);
     }
-    if pid != 0 && pid != current().pid {
-        return Err(Errno::ESRCH);
+    let table = table::lock();
+    let target = table.process(pid).ok_or(Errno::ESRCH)?;
+    if target.pid != me.pid {
+        if target.parent() != me.pid {
+            return Err(Errno::ESRCH);
+        }
+        if target.session() != me.session() {
+            return Err(Errno::EPERM);
+        }
+        if target.has_executed.load(core::sync::atomic::Ordering::Relaxed) {
+            return Err(Errno::EACCES);
+        }
     }
-    Err(Errno::EPERM)
+    if target.session() == target.pid {
+        return Err(Errno::EPERM);
+    }
+    let in_session =
+        |member: &Arc<Process>| member.group() == group && member.session() == me.session();
+    if group != target.pid && !table.processes().any(in_session) {
+        return Err(Errno::EPERM);
+    }
+    target.set_group(group, &table);
+    Ok(())
 }

@@ -8,12 +8,13 @@ use crate::process::{Pid, find};
 /// `exit_group(2)`.
 pub fn exit_group(status: i32) -> i32 {
     let [status, ..] = status.to_le_bytes();
-    crate::process::end(airlock_abi::exit::Exit::Exited(status))
+    crate::process::exit_group(airlock_abi::exit::Exit::Exited(status))
 }
 
-/// `exit(2)`: the only thread's end is the process's.
+/// `exit(2)`: ends the thread.
 pub fn exit(status: i32) -> i32 {
-    exit_group(status)
+    let [status, ..] = status.to_le_bytes();
+    crate::process::exit_thread(airlock_abi::exit::Exit::Exited(status))
 }
 
 /// `getrandom(2)`.

@@ -6,28 +6,46 @@
 mod attributes;
 mod caller;
 #[cfg(target_os = "none")]
+mod clone;
+#[cfg(target_os = "none")]
 mod deliver;
 mod descriptor;
 mod directory;
+mod epoll;
+mod event;
+#[cfg(target_os = "none")]
+mod exec;
+#[cfg(target_os = "none")]
+mod futex;
 pub mod handlers;
 mod identity;
+mod inotify;
+mod locks;
 #[cfg(target_os = "none")]
 mod machine;
 mod memory;
 mod message;
+mod msg;
 mod open;
 mod pipe;
 mod poll;
 mod process;
 mod read_write;
+mod sem;
+mod shm;
 #[cfg(target_os = "none")]
 mod signal;
 mod socket;
 mod status;
 mod system;
+mod sysv;
 mod time;
 #[cfg(any(test, target_os = "none"))]
 mod trace;
+#[cfg(target_os = "none")]
+mod wait;
+#[cfg(target_os = "none")]
+pub mod whole_frame;
 
 use crate::errno::Result;
 use crate::memory::UserPtr;
@@ -147,18 +165,25 @@ impl<T: IntoRegister> IntoRegister for Result<T> {
 #[cfg(target_os = "none")]
 pub use dispatch::*;
 #[cfg(target_os = "none")]
+pub use futex::leave_memory;
+#[cfg(target_os = "none")]
 pub use trace::end as record_end;
 
 #[cfg(target_os = "none")]
 mod dispatch {
     use super::{FromRegister, IntoRegister, handlers, trace};
-    use crate::arch::{Cpu, TrapFrame};
+    use crate::arch::{Cpu, TrapFrame, entry};
     use crate::errno::Errno;
-    use airlock_abi::syscalls::{LIMIT, by_number, by_number32};
+    use airlock_abi::syscalls::{self, LIMIT, by_number, by_number32};
     use core::sync::atomic::{AtomicU64, Ordering};
 
     /// A row of the table that entry code calls, with the six argument registers.
-    pub type Handler = extern "C" fn(u64, u64, u64, u64, u64, u64) -> i64;
+    pub type Handler = unsafe extern "C" fn(u64, u64, u64, u64, u64, u64) -> i64;
+
+    const CLONE: usize = syscalls::number("clone") as usize;
+    const FORK: usize = syscalls::number("fork") as usize;
+    const VFORK: usize = syscalls::number("vfork") as usize;
+    const CLONE3: usize = syscalls::number("clone3") as usize;
 
     macro_rules! make_table {
         (@row $table:ident, $number:literal, $name:ident, none, ($($argument:ident),*)) => {
@@ -193,6 +218,11 @@ mod dispatch {
             static SYSTEM_CALLS: [Handler; LIMIT] = {
                 let mut table: [Handler; LIMIT] = [no_such_call; LIMIT];
                 $(make_table!(@row table, $number, $name, $state, ($($argument),*));)*
+                // Those that copy all of the program's registers come by way of code that saves them.
+                table[CLONE] = entry::clone_entry;
+                table[FORK] = entry::fork_entry;
+                table[VFORK] = entry::vfork_entry;
+                table[CLONE3] = entry::clone3_entry;
                 table
             };
         };
@@ -221,10 +251,17 @@ mod dispatch {
         Errno::ENOSYS.to_register()
     }
 
+    /// Makes a call for a program whose frame is complete.
     fn call(number: u64, arguments: [u64; 6]) -> i64 {
         let [a, b, c, d, e, f] = arguments;
-        match SYSTEM_CALLS.get(crate::memory::usize_from(number & 0xffff_ffff)) {
-            Some(handler) => handler(a, b, c, d, e, f),
+        let number = number & 0xffff_ffff;
+        let index = crate::memory::usize_from(number);
+        if matches!(index, CLONE | FORK | VFORK | CLONE3) {
+            Cpu::current().set_frame_complete();
+        }
+        match SYSTEM_CALLS.get(index) {
+            // SAFETY: handlers take any arguments; those that read the program's frame find it whole.
+            Some(handler) => unsafe { handler(a, b, c, d, e, f) },
             None => unknown_number(number),
         }
     }
@@ -233,6 +270,14 @@ mod dispatch {
     pub extern "C" fn traced_call(frame: &mut TrapFrame) -> i64 {
         let arguments = [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9];
         trace::around(frame.code, false, arguments, || call(frame.code, arguments))
+    }
+
+    /// A system call whose frame is complete.
+    pub fn whole_call(frame: &mut TrapFrame) -> i64 {
+        if trace::is_on() {
+            return traced_call(frame);
+        }
+        call(frame.code, [frame.rdi, frame.rsi, frame.rdx, frame.r10, frame.r8, frame.r9])
     }
 
     /// `int 0x80`: numbers of the 32-bit table, arguments of 32 bits (Linux's `entry_INT80_compat`).
@@ -253,7 +298,11 @@ mod dispatch {
 
     /// On the way back to ring 3, when something asked for it.
     pub extern "C" fn exit_work(frame: &mut TrapFrame, from_call: u32) {
-        Cpu::current().take_work();
+        let cpu = Cpu::current();
+        cpu.take_work();
+        if cpu.take_switch() {
+            crate::sched::run::preempt();
+        }
         super::deliver::on_the_way_out(frame, from_call != 0);
     }
 }

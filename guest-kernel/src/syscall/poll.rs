@@ -6,15 +6,15 @@ use crate::fs::services::services;
 use crate::fs::{FileRef, stream::Events};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
-use crate::process::current;
+use crate::process::{self, current};
 use crate::sched;
 use crate::signal::UNBLOCKABLE;
+use crate::time::timespec::{Timespec, Timeval};
 use alloc::vec::Vec;
 use linux_raw_sys::general::{POLLERR, POLLHUP, POLLNVAL};
 
 const NANOSECONDS: u64 = 1_000_000_000;
-/// Descriptors that a `select` can name.
-const SET_SIZE: usize = 1024;
+const MICROSECONDS: i64 = 1_000_000;
 
 /// `struct pollfd`.
 #[repr(C)]
@@ -68,9 +68,13 @@ fn wait(asked: &[Asked], deadline: Option<u64>) -> Result<Vec<u16>> {
     Ok(found)
 }
 
-/// The deadline that is so many nanoseconds from now.
-fn after(ns: u64) -> u64 {
-    services().map_or(0, |services| services.monotonic_ns()).saturating_add(ns)
+fn now() -> u64 {
+    services().map_or(0, |services| services.monotonic_ns())
+}
+
+/// The deadline that is so many nanoseconds from now, or that of the call which this one continues.
+pub(super) fn after(ns: u64) -> u64 {
+    current().deadline(now().saturating_add(ns))
 }
 
 fn poll_until(fds: UserPtr<PollFd>, count: u32, deadline: Option<u64>) -> Result<usize> {
@@ -110,26 +114,22 @@ pub fn poll(fds: UserPtr<PollFd>, count: u32, timeout: i32) -> Result<usize> {
 }
 
 /// A `struct timespec` as a deadline; `None` waits without limit.
-fn deadline_from_timespec(timeout: UserPtr<[i64; 2]>) -> Result<Option<u64>> {
+pub(super) fn deadline_from_timespec(timeout: UserPtr<[i64; 2]>) -> Result<Option<u64>> {
     let Some(timeout) = timeout.non_null() else { return Ok(None) };
-    let [seconds, nanoseconds] = timeout.read()?;
-    let seconds = u64::try_from(seconds).map_err(|_| Errno::EINVAL)?;
-    let nanoseconds = u64::try_from(nanoseconds).map_err(|_| Errno::EINVAL)?;
-    if nanoseconds >= NANOSECONDS {
-        return Err(Errno::EINVAL);
-    }
-    let ns = seconds.saturating_mul(NANOSECONDS).saturating_add(nanoseconds);
+    let [tv_sec, tv_nsec] = timeout.read()?;
+    let ns = Timespec { tv_sec, tv_nsec }.to_ns()?;
     Ok(Some(if ns == 0 { 0 } else { after(ns) }))
 }
 
 /// What is left until a deadline, in nanoseconds.
 fn left(deadline: u64) -> u64 {
-    deadline.saturating_sub(after(0))
+    deadline.saturating_sub(now())
 }
 
 /// Tells the program what is left of its timeout, as Linux does; that it cannot be written is ignored.
 fn store_left(timeout: UserPtr<[i64; 2]>, deadline: Option<u64>, unit_ns: u64) {
-    if let (Some(timeout), Some(deadline)) = (timeout.non_null(), deadline) {
+    // A timeout of nothing stays that.
+    if let (Some(timeout), Some(deadline @ 1..)) = (timeout.non_null(), deadline) {
         let ns = left(deadline);
         let seconds = i64::try_from(ns / NANOSECONDS).unwrap_or(i64::MAX);
         let rest = i64::try_from(ns % NANOSECONDS / unit_ns).unwrap_or(0);
@@ -155,7 +155,11 @@ pub fn ppoll(
 }
 
 /// Runs a wait with another signal mask.
-fn with_mask<T>(mask: UserPtr<u64>, size: usize, wait: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn with_mask<T>(
+    mask: UserPtr<u64>,
+    size: usize,
+    wait: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let Some(mask) = mask.non_null() else { return wait() };
     if size != size_of::<u64>() {
         return Err(Errno::EINVAL);
@@ -163,6 +167,9 @@ fn with_mask<T>(mask: UserPtr<u64>, size: usize, wait: impl FnOnce() -> Result<T
     let mask = mask.read()? & !UNBLOCKABLE;
     let process = current();
     let old = core::mem::replace(&mut process.signals.lock().mask, mask);
+    if process::deliverable(&process) {
+        process.notify();
+    }
     let result = wait();
     let mut signals = process.signals.lock();
     if matches!(result, Err(Errno::EINTR)) {
@@ -178,15 +185,15 @@ fn with_mask<T>(mask: UserPtr<u64>, size: usize, wait: impl FnOnce() -> Result<T
 /// The three sets of a `select`, as bits of descriptors.
 struct Sets {
     sets: [UserPtr<u64>; 3],
-    /// Words of each set that count.
-    words: usize,
+    /// Descriptors that count.
+    count: usize,
 }
 
 /// Which events put a descriptor into which set (Linux: `POLLIN_SET`...).
 const SELECT_EVENTS: [u16; 3] = [
     // Readable: also at the end and on errors, as a read would not block.
     Events::IN.0 | Events::HANGUP.0 | Events::ERROR.0 | 0x80,
-    Events::OUT.0 | Events::ERROR.0,
+    Events::OUT.0 | Events::ERROR.0 | 0x200,
     // POLLPRI
     0x2,
 ];
@@ -194,22 +201,31 @@ const SELECT_EVENTS: [u16; 3] = [
 impl Sets {
     fn new(count: i32, sets: [UserPtr<u64>; 3]) -> Result<Self> {
         let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
-        Ok(Self { sets, words: count.min(SET_SIZE).div_ceil(64) })
+        let size = current().files().lock().size();
+        Ok(Self { sets, count: count.min(size) })
     }
 
-    fn read(&self, count: i32) -> Result<Vec<(Fd, [bool; 3])>> {
+    /// Words of each set that count.
+    const fn words(&self) -> usize {
+        self.count.div_ceil(64)
+    }
+
+    fn read(&self) -> Result<Vec<(Fd, [bool; 3])>> {
         let mut wanted = Vec::new();
-        for word in 0..self.words {
+        for word in 0..self.words() {
             let mut bits = [0; 3];
             for (bits, set) in bits.iter_mut().zip(self.sets) {
                 if let Some(set) = set.non_null() {
                     *bits = set.element(word).read()?;
                 }
             }
-            for bit in 0..64 {
+            if bits == [0; 3] {
+                continue;
+            }
+            for bit in 0..64.min(self.count - word * 64) {
                 let fd = i32::try_from(word * 64 + bit).map_err(|_| Errno::EINVAL)?;
                 let chosen = bits.map(|bits| bits >> bit & 1 != 0);
-                if fd < count && chosen.contains(&true) {
+                if chosen.contains(&true) {
                     wanted.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
                     wanted.push((Fd(fd), chosen));
                 }
@@ -219,7 +235,7 @@ impl Sets {
     }
 
     fn write(&self, found: &[(Fd, [bool; 3])]) -> Result<()> {
-        for word in 0..self.words {
+        for word in 0..self.words() {
             let mut bits = [0u64; 3];
             for (fd, chosen) in found {
                 let Ok(fd) = usize::try_from(fd.0) else { continue };
@@ -241,7 +257,7 @@ impl Sets {
 
 fn select_until(count: i32, sets: [UserPtr<u64>; 3], deadline: Option<u64>) -> Result<usize> {
     let sets = Sets::new(count, sets)?;
-    let wanted = sets.read(count)?;
+    let wanted = sets.read()?;
     let process = current();
     let mut asked = Vec::new();
     asked.try_reserve_exact(wanted.len()).map_err(|_| Errno::ENOMEM)?;
@@ -281,13 +297,11 @@ pub fn select(
     let deadline = match timeout.non_null() {
         None => None,
         Some(timeout) => {
-            let [seconds, microseconds] = timeout.read()?;
-            let seconds = u64::try_from(seconds).map_err(|_| Errno::EINVAL)?;
             // More than a million microseconds are allowed here, as on Linux.
-            let microseconds = u64::try_from(microseconds).map_err(|_| Errno::EINVAL)?;
-            let ns = seconds
-                .saturating_mul(NANOSECONDS)
-                .saturating_add(microseconds.saturating_mul(1000));
+            let [seconds, microseconds] = timeout.read()?;
+            let seconds = seconds.wrapping_add(microseconds / MICROSECONDS);
+            let time = Timeval { tv_sec: seconds, tv_usec: microseconds % MICROSECONDS };
+            let ns = time.to_timespec()?.to_ns()?;
             Some(if ns == 0 { 0 } else { after(ns) })
         }
     };

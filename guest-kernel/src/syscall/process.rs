@@ -1,7 +1,8 @@
-//! Which process this is.
+//! Which process and thread this is, and how they end.
 
 use crate::memory::UserPtr;
 use crate::process::{Pid, current};
+use core::sync::atomic::Ordering;
 
 /// `getpid(2)`.
 pub fn getpid() -> Pid {
@@ -10,17 +11,17 @@ pub fn getpid() -> Pid {
 
 /// `gettid(2)`.
 pub fn gettid() -> Pid {
-    current().pid
+    current().tid()
 }
 
 /// `getppid(2)`.
 pub fn getppid() -> Pid {
-    current().parent
+    current().parent()
 }
 
 /// `set_tid_address(2)`.
 pub fn set_tid_address(address: UserPtr<i32>) -> Pid {
-    let process = current();
-    process.clear_child_tid.store(address.address(), core::sync::atomic::Ordering::Relaxed);
-    process.pid
+    let me = current();
+    me.clear_child_tid.store(address.address(), Ordering::Relaxed);
+    me.tid()
 }

@@ -3,14 +3,13 @@
 use super::Fd;
 use super::caller::{check_flags, file};
 use crate::errno::{Errno, Result};
-use crate::fs::stream::Seek;
 use crate::fs::{FileRef, Whence};
 use crate::memory::user::Plain;
 use crate::memory::{PAGE_SIZE, USER_END, UserPtr, UserReader, UserSlice, UserWriter};
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    RWF_APPEND, RWF_DSYNC, RWF_HIPRI, RWF_NOWAIT, RWF_SYNC, SEEK_CUR, SEEK_DATA, SEEK_END,
-    SEEK_HOLE, SEEK_SET,
+    IN_ACCESS, IN_MODIFY, RWF_APPEND, RWF_DSYNC, RWF_HIPRI, RWF_NOWAIT, RWF_SYNC, SEEK_CUR,
+    SEEK_DATA, SEEK_END, SEEK_HOLE, SEEK_SET,
 };
 
 /// No call moves more bytes (Linux: `MAX_RW_COUNT`).
@@ -32,7 +31,7 @@ fn check_offset(offset: i64) -> Result<u64> {
 fn positioned(fd: Fd) -> Result<FileRef> {
     let file = file(fd)?;
     match file.as_stream().map(|stream| stream.seek()) {
-        Some(Seek::No) => Err(Errno::ESPIPE),
+        Some(seek) if !seek.has_positions() => Err(Errno::ESPIPE),
         _ => Ok(file),
     }
 }
@@ -370,6 +369,14 @@ fn copy(from: &mut Side, to: &mut Side, count: usize) -> Result<usize> {
     Ok(done)
 }
 
+/// Tells those who watch the files of a copy, once for the whole of it.
+fn notify_copied(from: &Side, to: &Side, result: Result<usize>) {
+    if matches!(result, Ok(1..)) {
+        from.file.notify(IN_ACCESS);
+        to.file.notify(IN_MODIFY);
+    }
+}
+
 fn read_offset(offset: UserPtr<i64>) -> Result<Option<u64>> {
     offset.non_null().map(|offset| check_offset(offset.read()?)).transpose()
 }
@@ -392,6 +399,7 @@ pub fn sendfile(out_fd: Fd, in_fd: Fd, offset: UserPtr<i64>, count: usize) -> Re
         return Err(Errno::EINVAL);
     }
     let result = copy(&mut from, &mut to, count.min(MAX_COUNT));
+    notify_copied(&from, &to, result);
     to.finish(UserPtr::new(0))?;
     from.finish(offset)?;
     result
@@ -431,6 +439,7 @@ pub fn copy_file_range(
         return Err(Errno::EINVAL);
     }
     let result = copy(&mut from, &mut to, len);
+    notify_copied(&from, &to, result);
     to.finish(out_offset)?;
     from.finish(in_offset)?;
     result

@@ -3,6 +3,7 @@
 use crate::arch::Cpu;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
+use crate::process::SI_USER;
 use crate::process::{self, Pid, current};
 use crate::sched::{WaitQueue, wait};
 use crate::signal::{
@@ -10,11 +11,11 @@ use crate::signal::{
 };
 use crate::time;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// `sizeof(sigset_t)` in the kernel's interface.
 const SET_SIZE: usize = 8;
-/// `SI_USER`, `SI_TKILL`.
-const SI_USER: i32 = 0;
+/// `SI_TKILL`.
 const SI_TKILL: i32 = -6;
 /// `SS_ONSTACK`, `SS_AUTODISARM`.
 const SS_ONSTACK: u32 = 1;
@@ -46,12 +47,16 @@ pub fn rt_sigaction(
     if new.is_some() && bit(signal) & UNBLOCKABLE != 0 {
         return Err(Errno::EINVAL);
     }
-    let process = current();
+    let me = current();
     let before = {
-        let mut signals = process.signals.lock();
-        let before = signals.action(signal);
+        let mut actions = me.actions().lock();
+        let before = actions.action(signal);
         if let Some(action) = new {
-            signals.set_action(signal, action);
+            actions.set_action(signal, action);
+            if actions.is_ignored(signal) {
+                drop(actions);
+                process::discard_ignored(&me, signal);
+            }
         }
         before
     };
@@ -73,9 +78,9 @@ pub fn rt_sigprocmask(how: i32, new: UserPtr<u64>, old: UserPtr<u64>, size: usiz
         return Err(Errno::EINVAL);
     }
     let set = new.non_null().map(UserPtr::read).transpose()?;
-    let process = current();
+    let me = current();
     let before = {
-        let mut signals = process.signals.lock();
+        let mut signals = me.signals.lock();
         let before = signals.mask;
         if let Some(set) = set {
             signals.mask = match how {
@@ -85,11 +90,14 @@ pub fn rt_sigprocmask(how: i32, new: UserPtr<u64>, old: UserPtr<u64>, size: usiz
                 _ => return Err(Errno::EINVAL),
             } & !UNBLOCKABLE;
         }
-        if signals.deliverable().is_some() {
-            Cpu::current().request_work();
-        }
         before
     };
+    if set.is_some() {
+        if process::deliverable(&me) {
+            me.notify();
+        }
+        process::retarget(&me);
+    }
     if set.is_some_and(|set| set & !before != 0) && how != SIG_UNBLOCK {
         crate::drivers::console::offer_signals();
     }
@@ -104,11 +112,8 @@ pub fn rt_sigpending(set: UserPtr<u64>, size: usize) -> Result<()> {
     if size > SET_SIZE {
         return Err(Errno::EINVAL);
     }
-    let pending = {
-        let process = current();
-        let signals = process.signals.lock();
-        signals.pending() & signals.mask
-    };
+    let me = current();
+    let pending = process::pending(&me) & me.signals.lock().mask;
     set.write(pending)
 }
 
@@ -141,18 +146,48 @@ pub fn sigaltstack(new: UserPtr<AlternateStack>, old: UserPtr<AlternateStack>) -
     old.non_null().map_or(Ok(()), |old| old.write(before))
 }
 
+/// Whether the caller may send a signal to a process (kill(2)).
+fn may_send(target: &process::Process, signal: u8) -> Result<()> {
+    let me = current();
+    let who = me.credentials();
+    if who.is_privileged() || target.pid == me.pid {
+        return Ok(());
+    }
+    let Some(thread) = target.main_thread() else { return Ok(()) };
+    let other = thread.credentials();
+    let allowed = [who.uid, who.euid].iter().any(|id| [other.uid, other.suid].contains(id))
+        || (signal == number::SIGCONT && target.session() == me.session());
+    if allowed { Ok(()) } else { Err(Errno::EPERM) }
+}
+
+/// What a signal by the caller tells.
+fn by_caller(signal: u8, code: i32) -> Information {
+    let me = current();
+    let uid = u64::from(me.credentials().uid);
+    Information::new(signal, code, uid << 32 | u64::from(me.pid.cast_unsigned()))
+}
+
 /// Sends a signal to a process; 0 only checks whether that would be allowed.
-fn send(target: &process::Process, signal: i32, code: i32) -> Result<()> {
+fn send(target: &process::Process, signal: i32, information: Option<Information>) -> Result<()> {
+    let number = u8::try_from(signal).unwrap_or(0);
+    may_send(target, number)?;
     if signal == 0 {
         return Ok(());
     }
-    let signal = valid(signal)?;
-    let sender = current();
-    let uid = u64::from(sender.credentials().uid);
-    let value = uid << 32 | u64::from(sender.pid.cast_unsigned());
-    target.signals.lock().send(Information { signal, code, value });
-    Cpu::current().request_work();
-    Ok(())
+    let information = information.unwrap_or_else(|| by_caller(number, SI_USER));
+    process::send_to_process(target, information)
+}
+
+/// Sends a signal to all of these; fails if it could be sent to none.
+fn send_to_all(targets: &[Arc<process::Process>], signal: i32) -> Result<()> {
+    let mut result = Err(Errno::ESRCH);
+    for target in targets {
+        let sent = send(target, signal, None);
+        if result.is_err() {
+            result = sent;
+        }
+    }
+    result
 }
 
 /// `kill(2)`.
@@ -164,24 +199,40 @@ pub fn kill(pid: Pid, signal: i32) -> Result<()> {
         valid(signal)?;
     }
     let me = current();
+    let members = |group: Pid| process::table::lock().group(group);
     match pid {
-        // Every process but PID 1 and the caller: there is none.
-        -1 => Err(Errno::ESRCH),
-        0 => send(&me, signal, SI_USER),
-        group if group < 0 => {
-            if group == Pid::MIN || me.group != -group {
-                return Err(Errno::ESRCH);
-            }
-            send(&me, signal, SI_USER)
+        // Every process but PID 1 and the caller.
+        -1 => {
+            let others: Vec<_> = process::table::lock()
+                .processes()
+                .filter(|process| process.pid != me.pid)
+                .cloned()
+                .collect();
+            send_to_all(&others, signal)
         }
+        0 => send_to_all(&members(me.group()), signal),
+        Pid::MIN => Err(Errno::ESRCH),
+        group if group < 0 => send_to_all(&members(-group), signal),
         // PID 1 is the kernel itself and ignores signals, as Linux's init does by default.
         process::INIT => Ok(()),
-        pid => send(&*find(pid)?, signal, SI_USER),
+        pid => send(&*process::find(pid).ok_or(Errno::ESRCH)?, signal, None),
     }
 }
 
-fn find(pid: Pid) -> Result<Arc<process::Process>> {
-    process::find(pid).ok_or(Errno::ESRCH)
+fn send_to_thread(group: Option<Pid>, tid: Pid, signal: i32) -> Result<()> {
+    if signal != 0 {
+        valid(signal)?;
+    }
+    let thread = process::find_thread(tid).ok_or(Errno::ESRCH)?;
+    if group.is_some_and(|group| thread.pid != group) {
+        return Err(Errno::ESRCH);
+    }
+    let number = u8::try_from(signal).unwrap_or(0);
+    may_send(&thread.process, number)?;
+    if signal == 0 {
+        return Ok(());
+    }
+    process::send_to_thread(&thread, by_caller(number, SI_TKILL))
 }
 
 /// `tkill(2)`.
@@ -192,10 +243,7 @@ pub fn tkill(tid: Pid, signal: i32) -> Result<()> {
     if tid <= 0 {
         return Err(Errno::EINVAL);
     }
-    if signal != 0 {
-        valid(signal)?;
-    }
-    send(&*find(tid)?, signal, SI_TKILL)
+    send_to_thread(None, tid, signal)
 }
 
 /// `tgkill(2)`.
@@ -206,10 +254,56 @@ pub fn tgkill(group: Pid, tid: Pid, signal: i32) -> Result<()> {
     if group <= 0 || tid <= 0 {
         return Err(Errno::EINVAL);
     }
-    if group != tid {
+    send_to_thread(Some(group), tid, signal)
+}
+
+/// What a program says that a signal tells; only the kernel and `kill` use codes from 0 on, and
+/// SI_TKILL.
+fn told(signal: u8, information: UserPtr<u8>, to_self: bool) -> Result<Information> {
+    let read: SignalInformation = information.cast().read()?;
+    if (read.code >= 0 || read.code == SI_TKILL) && !to_self {
+        return Err(Errno::EPERM);
+    }
+    let mut detail = [0; 4];
+    detail.copy_from_slice(&read.detail[..4]);
+    Ok(Information { signal, code: read.code, detail })
+}
+
+/// `rt_sigqueueinfo(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn rt_sigqueueinfo(pid: Pid, signal: i32, information: UserPtr<u8>) -> Result<()> {
+    let number = if signal == 0 { 0 } else { valid(signal)? };
+    let information = told(number, information, pid == current().pid)?;
+    let target = process::find(pid).ok_or(Errno::ESRCH)?;
+    send(&target, signal, Some(information))
+}
+
+/// `rt_tgsigqueueinfo(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn rt_tgsigqueueinfo(
+    group: Pid,
+    tid: Pid,
+    signal: i32,
+    information: UserPtr<u8>,
+) -> Result<()> {
+    if group <= 0 || tid <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    let number = if signal == 0 { 0 } else { valid(signal)? };
+    let information = told(number, information, group == current().pid)?;
+    let thread = process::find_thread(tid).ok_or(Errno::ESRCH)?;
+    if thread.pid != group {
         return Err(Errno::ESRCH);
     }
-    tkill(tid, signal)
+    may_send(&thread.process, number)?;
+    if signal == 0 {
+        return Ok(());
+    }
+    process::send_to_thread(&thread, information)
 }
 
 /// `pause(2)`.
@@ -293,17 +387,12 @@ pub fn rt_sigtimedwait(
             Some(time::monotonic_ns().saturating_add(ns))
         }
     };
-    let process = current();
-    let take = || {
-        let mut signals = process.signals.lock();
-        let set = signals.pending() & wanted;
-        let index = u8::try_from(set.trailing_zeros()).ok().filter(|&index| index < 64)?;
-        signals.take(index + 1)
-    };
-    let taken = wait(&[], deadline, take)?.ok_or(Errno::EAGAIN)?;
+    let me = current();
+    let take = || process::take_of(&me, wanted);
+    let taken = wait(&[&me.signal_events], deadline, take)?.ok_or(Errno::EAGAIN)?;
     if let Some(pointer) = information.non_null() {
         let mut detail = [0; 14];
-        detail[0] = taken.value;
+        detail[..4].copy_from_slice(&taken.detail);
         let number = taken.signal.into();
         pointer.cast().write(SignalInformation {
             number,

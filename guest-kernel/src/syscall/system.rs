@@ -111,6 +111,8 @@ pub fn prctl(
     const PR_GET_DUMPABLE: i32 = 3;
     const PR_SET_NAME: i32 = 15;
     const PR_GET_NAME: i32 = 16;
+    const PR_SET_CHILD_SUBREAPER: i32 = 36;
+    const PR_GET_CHILD_SUBREAPER: i32 = 37;
     const PR_SET_NO_NEW_PRIVS: i32 = 38;
     const PR_GET_NO_NEW_PRIVS: i32 = 39;
     const NAME_SIZE: usize = 16;
@@ -128,17 +130,21 @@ pub fn prctl(
                 name[len] = byte;
                 len += 1;
             }
-            process.program.lock().name = name[..len].to_vec();
+            *process.name.lock() = crate::process::short_name(&name[..len]);
             Ok(0)
         }
         PR_GET_NAME => {
-            let mut name = [0; NAME_SIZE];
-            {
-                let program = process.program.lock();
-                let len = program.name.len().min(NAME_SIZE - 1);
-                name[..len].copy_from_slice(&program.name[..len]);
-            }
+            let name: [u8; NAME_SIZE] = *process.name.lock();
             UserPtr::new(argument).write(name)?;
+            Ok(0)
+        }
+        PR_SET_CHILD_SUBREAPER => {
+            process.subreaper.store(argument != 0, core::sync::atomic::Ordering::Relaxed);
+            Ok(0)
+        }
+        PR_GET_CHILD_SUBREAPER => {
+            let on = process.subreaper.load(core::sync::atomic::Ordering::Relaxed);
+            UserPtr::<i32>::new(argument).write(on.into())?;
             Ok(0)
         }
         PR_SET_NO_NEW_PRIVS
@@ -156,8 +162,11 @@ pub fn prctl(
     }
 }
 
-/// `sched_yield(2)`: nobody else could run.
-pub fn sched_yield() {}
+/// `sched_yield(2)`.
+pub fn sched_yield() {
+    #[cfg(target_os = "none")]
+    crate::sched::run::yield_now();
+}
 
 /// The process with this id, or the caller for 0.
 fn scheduled(pid: Pid) -> Result<()> {

@@ -8,7 +8,8 @@ use crate::process;
 use crate::sched;
 use crate::time::clock::{ClockId, CpuClock};
 use crate::time::timespec::{Timespec, Timeval};
-use crate::time::{self, NANOSECONDS, USER_HZ, VVAR, usage};
+use crate::time::{self, NANOSECONDS, USER_HZ, VVAR};
+use core::sync::atomic::Ordering;
 
 /// `TIMER_ABSTIME`.
 const TIMER_ABSTIME: u32 = 1;
@@ -82,12 +83,18 @@ pub fn time(result: UserPtr<i64>) -> Result<i64> {
     Ok(seconds)
 }
 
-/// times(2). No child has ended yet, as there are none.
+/// times(2).
 pub fn times(buffer: UserPtr<Tms>) -> Result<u64> {
     const TICK_NS: u64 = NANOSECONDS / USER_HZ;
     if let Some(buffer) = buffer.non_null() {
-        let user = usage::cpu_ns(process::current().start_ns) / TICK_NS;
-        buffer.write(Tms { user, ..Tms::default() })?;
+        let me = process::current();
+        let ticks = |ticks: u64| time::tsc_ns(ticks) / TICK_NS;
+        let children = me.children_usage.lock().ticks;
+        buffer.write(Tms {
+            user: ticks(me.usage().ticks),
+            children_user: ticks(children),
+            ..Tms::default()
+        })?;
     }
     Ok(time::monotonic_ns() / TICK_NS)
 }
@@ -97,22 +104,32 @@ pub fn getrusage(who: i32, buffer: UserPtr<Usage>) -> Result<()> {
     const CHILDREN: i32 = -1;
     const PROCESS: i32 = 0;
     const THREAD: i32 = 1;
+    let me = process::current();
     buffer.write(match who {
-        PROCESS | THREAD => own_usage(),
-        CHILDREN => Usage::default(),
+        PROCESS => usage_of(me.usage()),
+        THREAD => {
+            let switches = [0, 1].map(|kind: usize| me.task.switches[kind].load(Ordering::Relaxed));
+            usage_of(process::Usage {
+                ticks: me.task.ticks(),
+                minor_faults: me.minor_faults.load(Ordering::Relaxed),
+                resident_peak: me.memory().resident().1,
+                switches,
+            })
+        }
+        CHILDREN => usage_of(*me.children_usage.lock()),
         _ => return Err(Errno::EINVAL),
     })
 }
 
-fn own_usage() -> Usage {
+/// What a process used, as programs see it.
+pub fn usage_of(used: process::Usage) -> Usage {
     const KIB_PER_PAGE: u64 = 4;
-    let process = process::current();
-    let (_, peak) = process.memory().resident();
     Usage {
-        user: Timeval::from_ns(usage::cpu_ns(process.start_ns)),
-        resident_peak_kib: peak * KIB_PER_PAGE,
-        minor_faults: process.minor_faults.load(core::sync::atomic::Ordering::Relaxed),
-        voluntary_switches: usage::voluntary_switches(),
+        user: Timeval::from_ns(time::tsc_ns(used.ticks)),
+        resident_peak_kib: used.resident_peak * KIB_PER_PAGE,
+        minor_faults: used.minor_faults,
+        voluntary_switches: used.switches[0],
+        involuntary_switches: used.switches[1],
         ..Usage::default()
     }
 }
@@ -154,7 +171,8 @@ pub fn clock_nanosleep(
 }
 
 fn sleep_for(clock: ClockId, ns: u64, remaining: UserPtr<Timespec>) -> Result<()> {
-    let target = read(clock).saturating_add(ns);
+    // The call may continue one that a stop interrupted.
+    let target = process::current().deadline(read(clock).saturating_add(ns));
     let result = sleep_until(clock, target);
     if result == Err(Errno::EINTR) {
         let left = target.saturating_sub(read(clock));
@@ -170,8 +188,7 @@ fn sleep_for(clock: ClockId, ns: u64, remaining: UserPtr<Timespec>) -> Result<()
 
 /// Sleeps until the clock shows `target`.
 ///
-/// The time of day cannot be set meanwhile but by the sleeper, as no other program runs; and for the
-/// same reason, CPU time stands still, and only a signal ends a sleep that waits for it.
+/// A sleep until CPU time has been used ends by a signal only, as nobody watches such clocks.
 fn sleep_until(clock: ClockId, target: u64) -> Result<()> {
     let deadline = match clock {
         ClockId::Shared(clock) => Some(target.saturating_sub(clock.offset())),
@@ -184,11 +201,23 @@ fn sleep_until(clock: ClockId, target: u64) -> Result<()> {
 fn clock(id: i32) -> Result<ClockId> {
     let clock = ClockId::from_id(id).ok_or(Errno::EINVAL)?;
     match clock {
-        // As there is one process, and it has one thread, its clock is all there is.
-        ClockId::Cpu(CpuClock { pid, .. }) if pid != 0 && pid != process::current().pid => {
-            Err(Errno::EINVAL)
-        }
+        ClockId::Cpu(clock) if cpu_ticks(clock).is_none() => Err(Errno::EINVAL),
         _ => Ok(clock),
+    }
+}
+
+/// CPU time of the process or thread that a clock is for, in ticks of the TSC; `None` if there is none,
+/// or the thread is another process's.
+fn cpu_ticks(clock: CpuClock) -> Option<u64> {
+    let me = process::current();
+    match (clock.pid, clock.thread) {
+        (0, true) => Some(me.task.ticks()),
+        (0, false) => Some(me.usage().ticks),
+        (tid, true) => {
+            let thread = process::find_thread(tid).filter(|thread| thread.pid == me.pid)?;
+            Some(thread.task.ticks())
+        }
+        (pid, false) => Some(process::find(pid)?.usage().ticks),
     }
 }
 
@@ -196,7 +225,7 @@ fn clock(id: i32) -> Result<ClockId> {
 fn read(clock: ClockId) -> u64 {
     match clock {
         ClockId::Shared(clock) => clock.now(),
-        ClockId::Cpu(_) => usage::cpu_ns(process::current().start_ns),
+        ClockId::Cpu(clock) => cpu_ticks(clock).map_or(0, time::tsc_ns),
     }
 }
 

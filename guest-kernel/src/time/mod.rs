@@ -5,18 +5,19 @@
 //! * [`vdso`]: the code with which they do
 //! * [`clock`]: the clocks by their ids
 //! * [`timespec`]: times as programs write them
-//! * [`usage`]: CPU time
+//! * [`timers`]: what shall happen at a time
 
 pub mod clock;
+pub mod timers;
 pub mod timespec;
 pub mod tsc;
-pub mod usage;
 pub mod vdso;
 pub mod vvar;
 
 pub use clock::{Clock, ClockId};
 
 use crate::errno::{Errno, Result};
+use crate::sched::WaitQueue;
 
 /// Nanoseconds in a second.
 pub const NANOSECONDS: u64 = 1_000_000_000;
@@ -26,6 +27,9 @@ pub const USER_HZ: u64 = 100;
 
 /// The page `[vvar]` of every process, and the kernel's own account of time.
 pub static VVAR: vvar::Vvar = vvar::Vvar::new();
+
+/// Those who want to hear that the time of day was set.
+pub static CLOCK_SET: WaitQueue = WaitQueue::new();
 
 static FREQUENCY: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
 
@@ -37,6 +41,14 @@ pub fn frequency_khz() -> u64 {
 /// Nanoseconds since boot: `CLOCK_MONOTONIC`. 0 until [`VVAR`] was started.
 pub fn monotonic_ns() -> u64 {
     VVAR.monotonic(tsc::read())
+}
+
+/// How long so many ticks of the TSC are, in nanoseconds.
+pub fn tsc_ns(ticks: u64) -> u64 {
+    match frequency_khz() {
+        0 => 0,
+        khz => u64::try_from(u128::from(ticks) * 1_000_000 / u128::from(khz)).unwrap_or(u64::MAX),
+    }
 }
 
 /// Nanoseconds since 1970: `CLOCK_REALTIME`.
@@ -51,6 +63,8 @@ pub fn realtime_ns() -> u64 {
 pub fn set_realtime_ns(ns: u64) -> Result<()> {
     let offset = ns.checked_sub(monotonic_ns()).ok_or(Errno::EINVAL)?;
     VVAR.set_realtime_offset(offset);
+    timers::clock_was_set();
+    CLOCK_SET.wake_all();
     Ok(())
 }
 

@@ -27,19 +27,12 @@ struct Image([u8; SIZE]);
 unsafe extern "C" {
     #[link_name = "airlock_vdso_image"]
     static IMAGE: Image;
-    #[link_name = "airlock_vdso_syscall"]
-    static SYSCALL: u8;
 }
 
 /// The shared object, page-aligned, in the kernel's read-only data.
 pub fn image() -> &'static [u8; SIZE] {
     // SAFETY: vdso.s defines the symbol as one page of constant data, aligned to a page.
     unsafe { &IMAGE.0 }
-}
-
-/// Offset in the image of a SYSCALL instruction, with which the kernel finds out what SYSCALL does.
-pub fn syscall_offset() -> usize {
-    (&raw const SYSCALL).addr() - (&raw const IMAGE).addr()
 }
 
 /// The clocks that the vDSO knows: bit *n* for the clock with the id *n*.

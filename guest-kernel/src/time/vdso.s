@@ -300,9 +300,6 @@ airlock_vdso_image:
 2:  xor eax, eax
     ret
 9:  mov eax, {NR_GETCPU}
-    .globl airlock_vdso_syscall
-    .hidden airlock_vdso_syscall
-airlock_vdso_syscall:
     syscall
     ret
 .Lvdso_getcpu_end:

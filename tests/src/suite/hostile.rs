@@ -55,6 +55,11 @@ pub(super) fn add(tests: &mut Tests) {
         }
         Ok(())
     });
+    tests.add("hostile/jumps into the kernel", |context| {
+        let run = attack(context, "jumps", 1, "64M")?;
+        let text = String::from_utf8_lossy(&run.stdout).into_owned();
+        ensure(run.status == 0 && text.contains("jumps 1\ndone"), || format!("{run:?}: {text}"))
+    });
     for (kind, said) in
         [("memory", "memory"), ("disk", "afterwards 1000\ndone"), ("objects", "objects 1\ndone")]
     {

@@ -5,23 +5,37 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 17] = [
+const PROBES: [&str; 31] = [
     "clocks",
     "descriptors",
     "devices",
+    "epoll",
+    "eventfd",
+    "exec",
+    "exchange",
     "files",
+    "groups",
     "identity",
+    "inotify",
     "int80",
+    "locks",
+    "memfd",
     "memory",
     "paths",
     "pipes",
     "pointers",
     "polling",
     "proc",
+    "processes",
+    "queued",
     "registers",
     "rights",
+    "selecting",
     "sockets",
     "status",
+    "sysv",
+    "threads",
+    "timerfd",
     "vdso",
 ];
 

@@ -2,6 +2,7 @@
 
 use super::{cpu, probe};
 use crate::boot;
+use crate::memory::PhysAddr;
 use airlock_abi::boot::{BootInfo, EntryNote, VERSION};
 use airlock_abi::layout;
 use core::arch::global_asm;
@@ -91,7 +92,7 @@ global_asm!(
     start_first = sym start_first,
     start_secondary = sym start_secondary,
     start_pvh = sym start_pvh,
-    secondary_stack = sym crate::sched::SECONDARY_STACK,
+    secondary_stack = sym crate::sched::cpus::SECONDARY_STACK,
 );
 
 /// Guest-virtual address at which guest-physical address 0 appears in the image's window.
@@ -100,9 +101,10 @@ const IMAGE_OFFSET: u64 = 0xffff_ffff_8000_0000;
 /// First Rust code on vCPU 0 under our VMM.
 extern "C" fn start_first(info: u64) -> ! {
     init_first();
-    // SAFETY: the VMM passes the guest-physical address of a BootInfo that stays untouched.
-    let info = unsafe { &*crate::memory::PhysAddr(info).to_pointer().cast::<BootInfo>() };
-    boot::start(info)
+    super::apic::enable();
+    // SAFETY: the first vCPU is set up. The VMM passes the guest-physical address of a BootInfo that
+    // stays untouched.
+    unsafe { probe::start(PhysAddr(info).to_pointer().cast::<BootInfo>()) }
 }
 
 /// First Rust code under a VMM that speaks PVH.
@@ -111,7 +113,9 @@ extern "C" fn start_pvh(start_info: u64) -> ! {
     // SAFETY: the address is what the PVH protocol put in EBX.
     let info = unsafe { boot::pvh::boot_info(start_info, kernel_end()) };
     super::apic::choose_mode();
-    boot::start(info)
+    super::apic::enable();
+    // SAFETY: the first vCPU is set up.
+    unsafe { probe::start(info) }
 }
 
 fn init_first() {
@@ -128,16 +132,21 @@ fn kernel_end() -> u64 {
     unsafe extern "C" {
         static kernel_end: u8;
     }
-    (&raw const kernel_end).expose_provenance() as u64 - IMAGE_OFFSET
+    image_address(&raw const kernel_end).0
+}
+
+/// Guest-physical address of something in the kernel's image.
+pub fn image_address<T>(pointer: *const T) -> PhysAddr {
+    PhysAddr(pointer.expose_provenance() as u64 - IMAGE_OFFSET)
 }
 
 /// First Rust code on the other vCPUs.
 extern "C" fn start_secondary(index: u32) -> ! {
-    let stack = crate::sched::SECONDARY_STACK.load(core::sync::atomic::Ordering::Acquire);
+    let stack = crate::sched::cpus::SECONDARY_STACK.load(core::sync::atomic::Ordering::Acquire);
     // SAFETY: the first thing that this vCPU does; vCPU 0 prepared its block and checked the index.
     unsafe { cpu::init(index, stack, probe::syscall_target()) };
     probe::enable_here();
-    crate::sched::secondary()
+    crate::sched::cpus::secondary()
 }
 
 const _: () = assert!(layout::KERNEL_BASE == 0x10_0000, "build.rs links the kernel there");

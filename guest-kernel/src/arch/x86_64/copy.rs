@@ -68,6 +68,9 @@ unsafe extern "C" {
 /// # Safety
 /// The kernel's side is valid for `len` bytes; the program's side lies in the lower half.
 pub unsafe fn copy(target: *mut u8, source: *const u8, len: usize) -> usize {
+    if super::Cpu::current().native.take_stale() {
+        super::cpu::reload_root();
+    }
     // SAFETY: by the contract; faults on the program's side are in the exception table.
     unsafe { user_copy(target, source, len) }
 }

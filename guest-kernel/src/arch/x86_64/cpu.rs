@@ -1,9 +1,12 @@
 //! One vCPU: its control registers, model-specific registers, and the block that GS points to.
 
 use super::frame::{TrapFrame, selector};
+use super::native::{self, Native};
+use crate::memory::PhysAddr;
+use crate::process::Thread;
 use crate::sync::SpinLock;
 use airlock_abi::boot::CpuidLeaf;
-use core::arch::asm;
+use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// As many vCPUs as the kernel supports; x2APIC ids up to 254 are addressable by MSI.
@@ -106,12 +109,18 @@ pub struct Cpu {
     pub(super) stack_top: AtomicU64,
     /// Whether the way back to the program must go through the slow path.
     pub(super) work: AtomicBool,
-    /// Whether SYSCALL arrives as a page fault (host B).
-    pub(super) syscall_faults: AtomicBool,
     /// Number of this vCPU, also its APIC id.
     index: AtomicU32,
-    /// The thread that runs, for `sched`.
-    pub thread: AtomicPtr<()>,
+    /// The thread that runs; the vCPU holds a reference to it.
+    pub thread: AtomicPtr<Thread>,
+    /// Whether another thread shall have its turn.
+    switch: AtomicBool,
+    /// Whether the callee-saved registers of the program are in its frame already; see `entry`.
+    pub(super) complete: AtomicBool,
+    /// What CR3 holds.
+    root: AtomicU64,
+    /// What host B needs.
+    pub(super) native: Native,
     gdt: [u64; 10],
     tss: TaskState,
     stacks: [InterruptStack; INTERRUPT_STACKS],
@@ -130,6 +139,9 @@ const GDT: [u64; 10] = [
     0,
 ];
 
+/// Beyond the limit of the task state segment: no port is open to programs.
+const NO_IO_MAP: u16 = 104;
+
 impl Cpu {
     const fn new() -> Self {
         Self {
@@ -137,9 +149,12 @@ impl Cpu {
             user_rsp: AtomicU64::new(0),
             stack_top: AtomicU64::new(0),
             work: AtomicBool::new(false),
-            syscall_faults: AtomicBool::new(false),
             index: AtomicU32::new(0),
             thread: AtomicPtr::new(core::ptr::null_mut()),
+            switch: AtomicBool::new(false),
+            complete: AtomicBool::new(false),
+            root: AtomicU64::new(0),
+            native: Native::new(),
             gdt: GDT,
             tss: TaskState {
                 reserved: 0,
@@ -148,8 +163,7 @@ impl Cpu {
                 ist: [0; 7],
                 reserved3: 0,
                 reserved4: 0,
-                // Beyond the limit: no port is open to programs.
-                io_map_base: 104,
+                io_map_base: NO_IO_MAP,
             },
             stacks: [const {
                 InterruptStack { bytes: [0; INTERRUPT_STACK_SIZE - 16], cpu: 0, padding: 0 }
@@ -173,16 +187,62 @@ impl Cpu {
         self.index.load(Ordering::Relaxed)
     }
 
+    /// Top of the current thread's kernel stack.
+    pub fn kernel_stack(&self) -> u64 {
+        self.stack_top.load(Ordering::Relaxed)
+    }
+
     /// Makes the next entries from ring 3 use the stack that ends at `top`.
     pub fn set_kernel_stack(&self, top: u64) {
         self.stack_top.store(top, Ordering::Relaxed);
+        if super::probe::syscall_faults() {
+            self.native.set_kernel_stack(top);
+            return;
+        }
         // SAFETY: only this vCPU writes its TSS, and the processor reads it when it changes rings.
         unsafe { (&raw const self.tss.rsp).cast_mut().cast::<u64>().write_unaligned(top) };
+    }
+
+    /// Whether work was asked for.
+    pub fn has_work(&self) -> bool {
+        self.work.load(Ordering::Relaxed)
     }
 
     /// Begins the work that was asked for; more may be asked for meanwhile.
     pub fn take_work(&self) {
         self.work.store(false, Ordering::Relaxed);
+    }
+
+    /// Asks for a turn of another thread, on the way back to ring 3.
+    pub fn request_switch(&self) {
+        self.switch.store(true, Ordering::Relaxed);
+        self.request_work();
+    }
+
+    /// Whether that was asked for.
+    pub fn take_switch(&self) -> bool {
+        self.switch.load(Ordering::Relaxed) && self.switch.swap(false, Ordering::Relaxed)
+    }
+
+    /// What CR3 holds (guest-physical).
+    pub fn root(&self) -> PhysAddr {
+        PhysAddr(self.root.load(Ordering::Relaxed))
+    }
+
+    /// Switches to another address space.
+    ///
+    /// # Safety
+    /// As for [`switch_space`].
+    pub unsafe fn set_root(&self, root: PhysAddr) {
+        self.root.store(root.0, Ordering::Relaxed);
+        // SAFETY: by the contract.
+        unsafe { switch_space(root.0) };
+    }
+
+    /// The next system call is handled by a function that was called from Rust: the program's frame is
+    /// complete.
+    pub fn set_frame_complete(&self) {
+        self.complete.store(true, Ordering::Relaxed);
     }
 
     /// Sends the way back to the program through the slow path, once.
@@ -197,9 +257,21 @@ static CPUS: [AtomicPtr<Cpu>; MAX_CPUS as usize] =
     [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS as usize];
 
 /// Prepares the block of a vCPU that is not the first.
+#[inline(never)]
 pub fn prepare_secondary(index: u32) -> Option<()> {
-    let cpu = alloc::boxed::Box::leak(alloc::boxed::Box::new(Cpu::new()));
-    CPUS.get(index as usize)?.store(cpu, Ordering::Release);
+    let slot = CPUS.get(index as usize)?;
+    // SAFETY: the layout has a size. A block is larger than a kernel stack: it must not be made there.
+    let cpu = unsafe { alloc::alloc::alloc_zeroed(core::alloc::Layout::new::<Cpu>()) };
+    let cpu = cpu.cast::<Cpu>();
+    if cpu.is_null() {
+        return None;
+    }
+    // SAFETY: just allocated; zeroes are what `Cpu::new` says of everything else.
+    unsafe {
+        (*cpu).gdt = GDT;
+        (*cpu).tss.io_map_base = NO_IO_MAP;
+    }
+    slot.store(cpu, Ordering::Release);
     Some(())
 }
 
@@ -224,7 +296,12 @@ pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
     block.this.store(cpu, Ordering::Relaxed);
     block.index.store(index, Ordering::Relaxed);
     block.stack_top.store(stack_top, Ordering::Relaxed);
-    block.tss.rsp = [stack_top, 0, 0];
+    // In case this is host B, the monitor's stack, until the probe knows better.
+    block.tss.rsp = [block.native.prepare(), 0, 0];
+    block.native.set_kernel_stack(stack_top);
+    if index != 0 {
+        block.set_kernel_stack(stack_top);
+    }
     let mut ist = [0; 7];
     for (slot, stack) in ist.iter_mut().zip(&mut block.stacks) {
         stack.cpu = address;
@@ -235,11 +312,6 @@ pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
     // Available 64-bit TSS, limit 103 (SDM volume 3, figure 8-4).
     block.gdt[8] = 103 | (tss & 0xff_ffff) << 16 | 0x89 << 40 | (tss >> 24 & 0xff) << 56;
     block.gdt[9] = tss >> 32;
-    #[repr(C, packed)]
-    struct TablePointer {
-        limit: u16,
-        base: u64,
-    }
     let gdt =
         TablePointer { limit: 10 * 8 - 1, base: (&raw const block.gdt).expose_provenance() as u64 };
     let interrupts =
@@ -278,6 +350,34 @@ pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
         write_msr(msr::LSTAR, syscall_target);
         write_msr(msr::SFMASK, SYSCALL_MASK);
     }
+}
+
+/// Loads another interrupt descriptor table of 256 gates.
+///
+/// # Safety
+/// It lives as long as the kernel and its gates lead to handlers.
+pub unsafe fn load_interrupt_table(base: u64) {
+    let pointer = TablePointer { limit: 256 * 16 - 1, base };
+    // SAFETY: by the contract.
+    unsafe {
+        asm!("lidt [{}]", in(reg) &raw const pointer, options(readonly, nostack, preserves_flags))
+    };
+}
+
+/// Loads the table of [`super::entry`].
+pub fn load_ordinary_table() {
+    unsafe extern "C" {
+        static idt: u8;
+    }
+    // SAFETY: the linker script's table, whose gates lead to the stubs there.
+    unsafe { load_interrupt_table((&raw const idt).expose_provenance() as u64) };
+}
+
+/// Operand of LGDT and LIDT.
+#[repr(C, packed)]
+struct TablePointer {
+    limit: u16,
+    base: u64,
 }
 
 /// What Linux clears: the kernel starts with interrupts, traps, direction and AC off.
@@ -343,6 +443,28 @@ pub unsafe fn set_cr4(bits: u64) {
     }
 }
 
+/// Switches to the address space at `root` (guest-physical): what programs use, and on host B the
+/// kernel's own.
+///
+/// # Safety
+/// The tables are those of a [`crate::memory::page_table::PageTable`], which stays.
+pub unsafe fn switch_space(root: u64) {
+    if super::probe::syscall_faults() {
+        let kernel = crate::memory::page_table::kernel_root(root);
+        Cpu::current().native.set_roots(root, kernel);
+    }
+    // SAFETY: by the contract. In ring 3 this goes on in ring 0, which either root is good for.
+    unsafe { write_cr3(root) };
+}
+
+/// Forgets all translations on this vCPU, also those of global pages (SDM volume 3, section 4.10.4.1).
+pub fn flush_everything() {
+    // SAFETY: forgetting translations is always sound; CR4.PGE is as it was afterwards.
+    unsafe {
+        asm!("mov {v}, cr4", "btr {v:e}, 7", "mov cr4, {v}", "bts {v:e}, 7", "mov cr4, {v}", v = out(reg) _, options(nostack));
+    }
+}
+
 /// Enables state components of XSAVE.
 ///
 /// # Safety
@@ -364,17 +486,31 @@ pub unsafe fn read_xcr0() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
+/// The block of a vCPU that has started.
+pub fn by_index(index: u32) -> &'static Cpu {
+    let cpu = CPUS[index as usize].load(Ordering::Acquire);
+    // SAFETY: blocks are never freed, and whoever knows the index knows that the vCPU has started.
+    unsafe { &*cpu }
+}
+
+/// The program's registers when it entered the kernel, at the top of the running thread's stack.
+pub fn program_frame() -> *mut TrapFrame {
+    let top = Cpu::current().stack_top.load(Ordering::Relaxed);
+    core::ptr::with_exposed_provenance_mut::<TrapFrame>(crate::memory::usize_from(top))
+        .wrapping_sub(1)
+}
+
 /// The program's RSP when it entered the kernel with a system call, an exception or an interrupt.
 pub fn program_rsp() -> u64 {
-    let top = Cpu::current().stack_top.load(Ordering::Relaxed);
-    let frame = core::ptr::with_exposed_provenance::<TrapFrame>(crate::memory::usize_from(top))
-        .wrapping_sub(1);
     // SAFETY: the program's registers lie at the top of the stack while it is in the kernel.
-    unsafe { (*frame).rsp }
+    unsafe { (*program_frame()).rsp }
 }
 
 /// Address of the page fault that is being handled.
-pub fn read_cr2() -> u64 {
+pub fn fault_address() -> u64 {
+    if super::probe::syscall_faults() {
+        return Cpu::current().native.fault_address();
+    }
     let value;
     // SAFETY: reading has no effect.
     unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
@@ -390,10 +526,29 @@ pub unsafe fn write_cr3(root: u64) {
     unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
 }
 
+/// Forgets the translations of all pages that are not global on this vCPU.
+pub fn reload_root() {
+    // SAFETY: the root stays what it is.
+    unsafe {
+        asm!("mov {v}, cr3", "mov cr3, {v}", v = out(reg) _, options(nostack, preserves_flags))
+    };
+}
+
 /// Forgets the translation of one page (guest-virtual) on this vCPU.
 pub fn flush_page(address: u64) {
+    if native::is_here() {
+        return Cpu::current().native.note_stale();
+    }
     // SAFETY: forgetting a translation is always sound.
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
+}
+
+/// Forgets all translations of programs' pages on this vCPU.
+pub fn flush_all() {
+    if native::is_here() {
+        return Cpu::current().native.note_stale();
+    }
+    reload_root();
 }
 
 /// Time stamp counter.
@@ -403,11 +558,49 @@ pub fn read_tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
+global_asm!(
+    ".pushsection .text.idle, \"ax\", @progbits",
+    ".global idle",
+    "idle: sti",
+    ".global idle_halt",
+    "idle_halt: hlt",
+    ".global idle_end",
+    "idle_end: cli",
+    "    ret",
+    ".popsection",
+);
+
 /// Waits for an interrupt, which is handled before this returns; interrupts are off again then.
 pub fn wait_for_interrupt() {
-    // SAFETY: STI takes effect after HLT begins, so that no interrupt slips in between. Handlers
-    // preserve registers, and do not touch what the caller may have borrowed.
-    unsafe { asm!("sti", "hlt", "cli") };
+    unsafe extern "C" {
+        /// STI takes effect after HLT begins, so that no interrupt slips in between.
+        fn idle();
+    }
+    let was_native = native::is_here();
+    // SAFETY: interrupt entry preserves registers, and handlers do not touch what the caller may have
+    // borrowed.
+    unsafe { idle() };
+    if was_native {
+        native::resume();
+    }
+}
+
+/// Where an interrupt that arrived at `rip` in the kernel returns to: behind the HLT of
+/// [`wait_for_interrupt`], if it came before it.
+///
+/// On a processor it cannot. But who emulates one may lose the shadow of STI: QEMU's TCG does when
+/// a VM exit falls between STI and HLT, since its VMRUN does not load the shadow from the VMCB, as AMD64
+/// APM volume 2, section 15.21.5 asks. The HLT would then wait for an event that has been.
+pub fn behind_halt(rip: u64) -> u64 {
+    unsafe extern "C" {
+        static idle_halt: u8;
+        static idle_end: u8;
+    }
+    if rip == (&raw const idle_halt).expose_provenance() as u64 {
+        (&raw const idle_end).expose_provenance() as u64
+    } else {
+        rip
+    }
 }
 
 /// Writes a 32-bit word to an I/O port.

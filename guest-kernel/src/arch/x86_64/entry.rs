@@ -12,9 +12,8 @@
 //! IRET.
 //!
 //! **Host B** has no privilege switch in SYSCALL: the instruction fetch at LSTAR faults in ring 3. When
-//! the boot-time probe has seen that, [`page_fault_entry`] turns a fault whose RIP is LSTAR into the
-//! same frame and joins the path above; it leaves by IRET. On real hardware the flag is off, and a jump
-//! to LSTAR is a plain SIGSEGV.
+//! the boot-time probe has seen that, [`super::native`] takes over; only the vectors that have stacks of
+//! their own, and the kernel's own exceptions in ring 0, are handled here as elsewhere.
 //!
 //! **Vectors that can strike anywhere** (#DB, NMI, #DF, #MC) have stacks of their own, and find
 //! their vCPU's block above the top of that stack, because ring 3 may have set GS to anything. #DB from
@@ -34,10 +33,20 @@ unsafe extern "C" {
     pub fn syscall_entry_traced();
     /// Target of SYSCALL during the boot-time probe.
     pub fn probe_entry();
+    /// Executes SYSCALL in ring 3 and goes on where that leads; see `probe`.
+    pub fn probe_start(info: *const airlock_abi::boot::BootInfo, stack_top: u64) -> !;
     /// Enters ring 3 with the registers of a frame.
     pub fn return_to_user(frame: *const TrapFrame) -> !;
     /// Continues on another kernel stack; see `sched`.
     pub fn switch_stacks(save: *mut u64, load: u64);
+    /// Handlers of calls that copy all of the program's registers.
+    pub fn clone_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
+    /// See [`clone_entry`].
+    pub fn fork_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
+    /// See [`clone_entry`].
+    pub fn vfork_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
+    /// See [`clone_entry`].
+    pub fn clone3_entry(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
     /// First code of a thread that [`switch_stacks`] has never left: calls RBX(R12).
     pub fn thread_start();
 }
@@ -126,7 +135,6 @@ global_asm!(
     "    push {user_code}",
     "    push rcx",
     "    push rax",
-    "traced_from_fault:",
     "    push rdi",
     "    push rsi",
     "    push rdx",
@@ -135,15 +143,53 @@ global_asm!(
     "    push r9",
     "    push r10",
     "    sub rsp, 64",
+    "    mov [rsp + 8], r15",
+    "    mov [rsp + 16], r14",
+    "    mov [rsp + 24], r13",
+    "    mov [rsp + 32], r12",
+    "    mov [rsp + 40], rbp",
+    "    mov [rsp + 48], rbx",
     "    lea rdi, [rsp + 8]",
     "    call {traced}",
     "    jmp syscall_slow_exit",
-    // The boot-time probe's SYSCALL, on a machine where it works.
+    // Calls that copy all of the program's registers: the frame gets those that handlers preserve. A
+    // caller in Rust has seen to that, and says so.
+    ".macro with_whole_frame name, target",
+    ".balign 16",
+    ".global \\name",
+    "\\name:",
+    "    cmp byte ptr gs:[{complete}], 0",
+    "    jne 1f",
+    "    mov [rsp + 16], r15",
+    "    mov [rsp + 24], r14",
+    "    mov [rsp + 32], r13",
+    "    mov [rsp + 40], r12",
+    "    mov [rsp + 48], rbp",
+    "    mov [rsp + 56], rbx",
+    "1:  mov byte ptr gs:[{complete}], 0",
+    "    jmp \\target",
+    ".endm",
+    "with_whole_frame clone_entry, {clone}",
+    "with_whole_frame fork_entry, {fork}",
+    "with_whole_frame vfork_entry, {vfork}",
+    "with_whole_frame clone3_entry, {clone3}",
+    // The boot-time probe: RDI is passed on, RSI is the stack to go on with. GS stays what it is.
+    ".global probe_start",
+    "probe_start:",
+    "    push {user_data}",
+    "    push rsi",
+    "    push 2", // RFLAGS: no interrupts
+    "    push {user_code}",
+    "    lea rax, [rip + 13f]",
+    "    push rax",
+    "    iretq",
+    "13: syscall",
+    // SYSCALL leads here, in ring 0 or still in ring 3.
     ".balign 64",
     ".global probe_entry",
     "probe_entry:",
-    "    swapgs",
-    "    mov rsp, gs:[{stack_top}]",
+    "    mov esi, cs",
+    "    and esi, 3",
     "    call {probe_arrived}",
     "    ud2",
     // #PF: the error code is on the stack.
@@ -152,54 +198,6 @@ global_asm!(
     "    test byte ptr [rsp + 16], 3",
     "    jz 5f",
     "    swapgs",
-    "    cmp byte ptr gs:[{syscall_faults}], 0",
-    "    je 4f",
-    "    cmp qword ptr [rsp + 8], offset syscall_entry",
-    "    jne 6f",
-    "    mov [rsp], rax",
-    "    mov [rsp + 8], rcx",
-    "    mov [rsp + 24], r11",
-    "    push rdi",
-    "    push rsi",
-    "    push rdx",
-    "    sub rsp, 16",
-    "    push r8",
-    "    push r9",
-    "    push r10",
-    "    sub rsp, 64",
-    "    cmp eax, {limit}",
-    "    jae 8f",
-    "    mov eax, eax",
-    "    mov rcx, r10",
-    "    call [SYSTEM_CALLS + rax*8]",
-    "7:  cmp byte ptr gs:[{work}], 0",
-    "    jne syscall_slow_exit",
-    "    add rsp, 64",
-    "    pop r10",
-    "    pop r9",
-    "    pop r8",
-    "    add rsp, 16",
-    "    pop rdx",
-    "    pop rsi",
-    "    pop rdi",
-    "    add rsp, 8",
-    "    mov rcx, [rsp]",
-    "    mov r11, [rsp + 16]",
-    "    swapgs",
-    "    iretq",
-    "8:  mov rdi, rax",
-    "    call {unknown}",
-    "    jmp 7b",
-    "6:  cmp qword ptr [rsp + 8], offset syscall_entry_traced",
-    "    jne 4f",
-    "    mov [rsp], rax",
-    "    mov [rsp + 8], rcx",
-    "    mov [rsp + 24], r11",
-    "    jmp traced_from_fault",
-    "4:  push rdi",
-    "    push rsi",
-    "    mov esi, 14",
-    "    jmp save_rest",
     "5:  push rdi",
     "    push rsi",
     "    mov esi, 14",
@@ -207,9 +205,10 @@ global_asm!(
     // Vectors from ring 3 or 0 on the thread's stack: [rsp] is the vector, then the error code.
     "ordinary_vector:",
     "    test byte ptr [rsp + 24], 3",
-    "    jz 9f",
+    "    jz ordinary_from_kernel",
     "    swapgs",
-    "9:  xchg [rsp], rdi",
+    "ordinary_from_kernel:",
+    "    xchg [rsp], rdi",
     "    push rsi",
     "    mov esi, edi",
     "save_rest:",
@@ -391,7 +390,6 @@ global_asm!(
     user_rsp = const offset_of!(Cpu, user_rsp),
     stack_top = const offset_of!(Cpu, stack_top),
     work = const offset_of!(Cpu, work),
-    syscall_faults = const offset_of!(Cpu, syscall_faults),
     user_data = const selector::USER_DATA,
     user_code = const selector::USER_CODE,
     limit = const LIMIT,
@@ -404,9 +402,14 @@ global_asm!(
     iret_only = const IRET_ONLY,
     not_trap = const !(1 << 8),
     gs_base = const msr::GS_BASE,
+    complete = const offset_of!(Cpu, complete),
+    clone = sym crate::syscall::whole_frame::clone,
+    fork = sym crate::syscall::whole_frame::fork,
+    vfork = sym crate::syscall::whole_frame::vfork,
+    clone3 = sym crate::syscall::whole_frame::clone3,
     unknown = sym crate::syscall::unknown_number,
     traced = sym crate::syscall::traced_call,
-    probe_arrived = sym super::probe::arrived_by_syscall,
+    probe_arrived = sym super::probe::arrived,
     exception = sym super::trap::exception,
     anywhere = sym super::trap::anywhere,
     exit_work = sym crate::syscall::exit_work,

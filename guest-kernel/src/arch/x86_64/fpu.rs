@@ -2,9 +2,10 @@
 //! is in the registers all along; it is only copied for signal frames.
 
 use super::cpu::{self, halves};
-use crate::memory::{Content, Frame, SharedBytes};
+use crate::memory::{Content, Frame, PhysAddr, SharedBytes};
+use airlock_abi::layout::PROCESSOR_STATE_PORT;
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 /// Bytes of the legacy region, which FXSAVE writes.
 pub const LEGACY: usize = 512;
@@ -16,6 +17,8 @@ const MXCSR_MASK: usize = 28;
 /// What MXCSR_MASK means if it is 0 (SDM volume 1, section 11.6.6).
 const DEFAULT_MXCSR_MASK: u32 = 0xffbf;
 
+/// Whether the VMM saves and loads the state: where ring 0 is interpreted, XSAVE is refused.
+static BY_VMM: AtomicBool = AtomicBool::new(false);
 /// Components in XCR0; 0 where XSAVE is not used.
 static COMPONENTS: AtomicU64 = AtomicU64::new(0);
 static SIZE: AtomicUsize = AtomicUsize::new(LEGACY);
@@ -50,6 +53,78 @@ pub fn size() -> usize {
     SIZE.load(Ordering::Relaxed)
 }
 
+/// Lets the VMM save and load the state, of these components.
+pub fn use_vmm(components: u64, size: usize) {
+    if components != 0 && size <= crate::memory::PAGE_SIZE {
+        COMPONENTS.store(components, Ordering::Relaxed);
+        SIZE.store(size, Ordering::Relaxed);
+        BY_VMM.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A page of state, aligned for XSAVE.
+#[repr(C, align(4096))]
+struct StatePage([u8; crate::memory::PAGE_SIZE]);
+
+/// What a program starts with: legacy registers as they are after a reset but for these two, and no
+/// other component, which stands for its initial state.
+static INITIAL: StatePage = {
+    let mut page = [0; crate::memory::PAGE_SIZE];
+    page[0] = INITIAL_CONTROL[0];
+    page[1] = INITIAL_CONTROL[1];
+    let mut at = 0;
+    while at < INITIAL_MXCSR.len() {
+        page[MXCSR + at] = INITIAL_MXCSR[at];
+        at += 1;
+    }
+    page[LEGACY] = 3;
+    StatePage(page)
+};
+
+/// Saves the registers to a page.
+///
+/// # Safety
+/// The page is RAM of ours, in the direct map.
+unsafe fn save(page: *mut u8, physical: PhysAddr) {
+    let [low, high] = halves(components());
+    // SAFETY: the page holds any state that fits it, and is aligned to 64 bytes.
+    unsafe {
+        if BY_VMM.load(Ordering::Relaxed) {
+            ask_vmm(physical, false);
+        } else if components() == 0 {
+            asm!("fxsave64 [{}]", in(reg) page, options(nostack));
+        } else {
+            asm!("xsave64 [{}]", in(reg) page, in("eax") low, in("edx") high, options(nostack));
+        }
+    }
+}
+
+/// Loads the registers from a page.
+///
+/// # Safety
+/// The page is memory of ours with a state that the processor accepts.
+unsafe fn load(page: *const u8, physical: PhysAddr) {
+    let [low, high] = halves(components());
+    // SAFETY: reserved bits, over which the instructions fault, are clear by the contract.
+    unsafe {
+        if BY_VMM.load(Ordering::Relaxed) {
+            ask_vmm(physical, true);
+        } else if components() == 0 {
+            asm!("fxrstor64 [{}]", in(reg) page, options(nostack, readonly));
+        } else {
+            asm!("xrstor64 [{}]", in(reg) page, in("eax") low, in("edx") high, options(nostack, readonly));
+        }
+    }
+}
+
+/// # Safety
+/// As for [`save`] and [`load`].
+unsafe fn ask_vmm(page: PhysAddr, load: bool) {
+    let number = u32::try_from(page.0 >> 12).unwrap_or(0);
+    // SAFETY: the VMM touches the page, which is ours, and the registers.
+    unsafe { cpu::write_port(PROCESSOR_STATE_PORT, number << 1 | u32::from(load)) };
+}
+
 /// A copy of a program's state, in a frame of its own.
 pub struct State(Frame);
 
@@ -68,30 +143,26 @@ impl State {
     /// ENOMEM.
     pub fn save() -> crate::errno::Result<Self> {
         let state = Self::new()?;
-        let [low, high] = halves(components());
-        // SAFETY: the frame is aligned to 64 bytes, holds any state that fits a page, and is ours.
-        unsafe {
-            if components() == 0 {
-                asm!("fxsave64 [{}]", in(reg) state.0.as_ptr(), options(nostack));
-            } else {
-                asm!("xsave64 [{}]", in(reg) state.0.as_ptr(), in("eax") low, in("edx") high, options(nostack));
-            }
-        }
+        state.save_again();
         Ok(state)
+    }
+
+    /// Overwrites the copy with the state that is in the registers.
+    pub fn save_again(&self) {
+        // SAFETY: the frame is ours.
+        unsafe { save(self.0.as_ptr(), self.0.address()) };
+    }
+
+    /// Puts a state that [`Self::save_again`] saved back into the registers.
+    pub fn restore_saved(&self) {
+        // SAFETY: the frame holds what the processor itself has written.
+        unsafe { load(self.0.as_ptr(), self.0.address()) };
     }
 
     /// Puts the state into the registers, after making it one that the processor accepts.
     pub fn restore(&self) {
         self.sanitise();
-        let [low, high] = halves(components());
-        // SAFETY: as in `save`; reserved bits, over which the instructions fault, are clear.
-        unsafe {
-            if components() == 0 {
-                asm!("fxrstor64 [{}]", in(reg) self.0.as_ptr(), options(nostack));
-            } else {
-                asm!("xrstor64 [{}]", in(reg) self.0.as_ptr(), in("eax") low, in("edx") high, options(nostack));
-            }
-        }
+        self.restore_saved();
     }
 
     fn sanitise(&self) {
@@ -144,3 +215,15 @@ fn mxcsr_mask() -> u32 {
     MASK.store(mask.into(), Ordering::Relaxed);
     mask
 }
+
+/// Puts the state into the registers that a program starts with.
+pub fn reset() {
+    let page = &raw const INITIAL;
+    // SAFETY: a state as the SDM describes it, in the kernel's own data.
+    unsafe { load(page.cast(), super::boot::image_address(page)) };
+}
+
+/// x87 control word and MXCSR of a new program (System V ABI, AMD64 supplement, section 3.4.1).
+pub const INITIAL_CONTROL: [u8; 2] = 0x37f_u16.to_le_bytes();
+/// See [`INITIAL_CONTROL`].
+pub const INITIAL_MXCSR: [u8; 4] = 0x1f80_u32.to_le_bytes();

@@ -67,6 +67,22 @@ pub mod rflags {
     pub const RESUME: u64 = 1 << 16;
     /// Alignment check; SMAP's override.
     pub const ALIGNMENT: u64 = 1 << 18;
+    /// Identification.
+    pub const IDENTIFICATION: u64 = 1 << 21;
+    /// OF, and CF, PF, AF, ZF, SF.
+    const RESULTS: u64 = 1 << 11 | 0xd5;
+
+    /// What ring 3 gets of a signal frame's value (Linux's `FIX_EFLAGS`).
+    pub const fn of_signal_frame(value: u64) -> u64 {
+        const ALLOWED: u64 = RESULTS | ALIGNMENT | RESUME | DIRECTION | TRAP;
+        FIXED | INTERRUPTS | value & ALLOWED
+    }
+
+    /// What ring 3 gets of R11 after a system call: what it can set itself.
+    pub const fn of_system_call(value: u64) -> u64 {
+        const ALLOWED: u64 = RESULTS | ALIGNMENT | DIRECTION | TRAP | NESTED | IDENTIFICATION;
+        FIXED | INTERRUPTS | value & ALLOWED
+    }
 }
 
 impl TrapFrame {

@@ -7,10 +7,13 @@ pub mod cpu;
 pub mod entry;
 pub mod fpu;
 pub mod frame;
+pub mod native;
 pub mod paging;
 pub mod probe;
 pub mod serial;
 mod trap;
 
+pub use boot::image_address;
 pub use cpu::Cpu;
 pub use frame::TrapFrame;
+pub use probe::syscall_faults as kernel_needs_root;

@@ -1,20 +1,20 @@
 //! Does SYSCALL change the ring here? Decided once at boot, by trying.
 //!
-//! Ring 3 executes one SYSCALL with LSTAR pointing at a stub for this purpose. On a processor with VMX
-//! or SVM the stub runs. On host B the fetch of its first instruction faults in ring 3, and the fault
-//! handler finds RIP at the stub. There, `int 0x80` raises #UD instead of using its gate and CPUID is
-//! not intercepted, so the same finding turns on the paths for these two.
+//! The first vCPU goes to ring 3 with tables that let it use the kernel's pages there, executes SYSCALL,
+//! and looks in which ring the target was reached. On a processor with VMX or SVM that is ring 0, and
+//! the kernel starts there. On host B it is ring 3: ring 0 is interpreted and ring 3 is executed, so the
+//! kernel starts in ring 3, see [`super::native`]. There, `int 0x80` raises #UD instead of using its
+//! gate and CPUID is not intercepted, so the same finding turns on the paths for these two.
 
 use super::cpu::{self, Cpu, msr};
-use super::entry;
 use super::frame::TrapFrame;
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use super::{entry, native};
+use crate::memory::PhysAddr;
+use airlock_abi::boot::BootInfo;
+use core::sync::atomic::{AtomicBool, Ordering};
 
-const PENDING: u8 = 0;
-const SWITCHES: u8 = 1;
-const FAULTS: u8 = 2;
-
-static STATE: AtomicU8 = AtomicU8::new(PENDING);
+/// Whether SYSCALL leaves the processor in ring 3.
+static FAULTS: AtomicBool = AtomicBool::new(false);
 /// Whether traces are wanted: which entry SYSCALL shall use.
 static TRACED: AtomicBool = AtomicBool::new(false);
 
@@ -25,7 +25,7 @@ pub fn set_traced() {
 
 /// Whether SYSCALL leaves the processor in ring 3 (host B).
 pub fn syscall_faults() -> bool {
-    STATE.load(Ordering::Relaxed) == FAULTS
+    FAULTS.load(Ordering::Relaxed)
 }
 
 /// Where SYSCALL goes once the probe is done.
@@ -42,37 +42,57 @@ pub fn probe_target() -> u64 {
     entry::probe_entry as *const () as u64
 }
 
-/// Enters ring 3 at `frame`, after having sent it to the `syscall` instruction at `probe_code`
-/// (guest-virtual, executable by the program) first.
-pub fn enter_user(mut frame: TrapFrame, probe_code: u64) -> ! {
-    let start = crate::sched::current_start_frame();
-    *start.lock() = frame;
-    frame.rip = probe_code;
-    // SAFETY: the frame is a complete ring 3 state.
-    unsafe { entry::return_to_user(&raw const frame) }
+/// Probes, and starts the kernel in the ring that is executed.
+///
+/// # Safety
+/// On the first vCPU, once, when [`cpu::init`] is done and SYSCALL goes to [`probe_target`].
+pub unsafe fn start(info: *const BootInfo) -> ! {
+    unsafe extern "C" {
+        static start_pml4: u8;
+        static start_stack_end: u8;
+    }
+    // SAFETY: the root maps the kernel as it was, and grants ring 3 access while there is no program.
+    unsafe { cpu::write_cr3(super::boot::image_address(&raw const start_pml4).0) };
+    native::load_table();
+    let stack = (&raw const start_stack_end).expose_provenance() as u64;
+    // SAFETY: a stack that nothing else uses; the rest by our contract.
+    unsafe { entry::probe_start(info, stack) }
 }
 
-/// SYSCALL reached ring 0 by itself.
-pub extern "C" fn arrived_by_syscall() -> ! {
-    STATE.store(SWITCHES, Ordering::Relaxed);
+/// SYSCALL reached its target, in this ring.
+pub extern "C" fn arrived(info: &'static BootInfo, ring: u32) -> ! {
+    unsafe extern "C" {
+        static kernel_pml4: u8;
+    }
+    if ring == 0 {
+        // SAFETY: the root maps the kernel as it was.
+        unsafe { cpu::write_cr3(super::boot::image_address(&raw const kernel_pml4).0) };
+        // The kernel's pages are global, and ring 3 could use those that the processor remembers.
+        cpu::flush_everything();
+        cpu::load_ordinary_table();
+        Cpu::current().set_kernel_stack(Cpu::current().kernel_stack());
+    } else {
+        FAULTS.store(true, Ordering::Relaxed);
+        crate::memory::frame::set_clearing_is_dear(true);
+        native::begin();
+    }
+    crate::boot::start(info)
+}
+
+/// Enters ring 3 at `frame` with the address space at `root` (guest-physical): the first program.
+///
+/// # Safety
+/// As for [`cpu::switch_space`]; the frame is a ring 3 state.
+pub unsafe fn enter_user(frame: &TrapFrame, root: PhysAddr) -> ! {
+    // SAFETY: by the contract; the target is one of the two entries.
+    unsafe {
+        Cpu::current().set_root(root);
+        cpu::set_syscall_target(syscall_target());
+    }
     enable_here();
-    start_program()
-}
-
-/// Whether a fault is the probe's: an instruction fetch in ring 3 at the stub.
-pub fn is_probe_fault(frame: &TrapFrame, address: u64) -> bool {
-    STATE.load(Ordering::Relaxed) == PENDING
-        && frame.from_user()
-        && frame.rip == probe_target()
-        && address == frame.rip
-}
-
-/// SYSCALL stayed in ring 3.
-pub fn arrived_by_fault() -> ! {
-    STATE.store(FAULTS, Ordering::Relaxed);
-    crate::memory::frame::set_clearing_is_dear(true);
-    enable_here();
-    start_program()
+    crate::sched::cpus::start_secondaries(crate::boot::cpus());
+    // SAFETY: a complete ring 3 state, made by `exec`.
+    unsafe { entry::return_to_user(frame) }
 }
 
 /// Turns on what the probe found that this vCPU needs or can have.
@@ -81,7 +101,7 @@ pub fn enable_here() {
         enable_smap();
         return;
     }
-    Cpu::current().syscall_faults.store(true, Ordering::Relaxed);
+    native::load_table();
     // Without CPUID faulting, programs see the host's processor and use state that is not saved here.
     // SAFETY: host B has MSR_PLATFORM_INFO; bit 31 says that the other register exists.
     unsafe {
@@ -100,13 +120,4 @@ fn enable_smap() {
         unsafe { cpu::set_cr4(cpu::cr4::SMAP) };
         super::copy::enable_smap();
     }
-}
-
-fn start_program() -> ! {
-    // SAFETY: one of the two entries.
-    unsafe { cpu::set_syscall_target(syscall_target()) };
-    crate::sched::start_secondaries(crate::boot::cpus());
-    let frame = *crate::sched::current_start_frame().lock();
-    // SAFETY: a complete ring 3 state, made by `exec`.
-    unsafe { entry::return_to_user(&raw const frame) }
 }

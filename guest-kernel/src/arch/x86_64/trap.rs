@@ -40,16 +40,18 @@ pub extern "C" fn exception(frame: &mut TrapFrame, vector: u32) {
         0..=LAST_EXCEPTION => {
             panic!("exception {vector}, code {:#x}, at {:#x}", frame.code, frame.rip)
         }
-        _ => interrupt(vector),
+        _ => {
+            interrupt(vector);
+            if !frame.from_user() {
+                frame.rip = cpu::behind_halt(frame.rip);
+            }
+        }
     }
 }
 
 fn page_fault(frame: &mut TrapFrame) {
-    let address = cpu::read_cr2();
+    let address = cpu::fault_address();
     let user = frame.from_user();
-    if user && probe::is_probe_fault(frame, address) {
-        probe::arrived_by_fault();
-    }
     let access = if frame.code & CODE_FETCH != 0 {
         Access::Execute
     } else if frame.code & CODE_WRITE != 0 {
@@ -120,7 +122,7 @@ fn program_exception(frame: &mut TrapFrame, vector: u32) {
 
 fn interrupt(vector: u32) {
     if vector == u32::from(apic::TIMER_VECTOR) {
-        crate::sched::timer();
+        crate::sched::run::timer();
     } else if (IRQ_VECTOR_BASE..u32::from(apic::TIMER_VECTOR)).contains(&vector) {
         crate::drivers::interrupt(vector - IRQ_VECTOR_BASE);
     }

@@ -14,8 +14,8 @@ static ENTRIES: &[Entry] = &[
     device(2, "null", 1, 3, &Null),
     device(3, "zero", 1, 5, &Zero),
     device(4, "full", 1, 7, &Full),
-    device(5, "random", 1, 8, &Random),
-    device(6, "urandom", 1, 9, &Random),
+    device(5, "random", 1, 8, &Random { can_poll: true }),
+    device(6, "urandom", 1, 9, &Random { can_poll: false }),
     device(7, "tty", 5, 0, &super::super::terminal::CONTROLLING),
     device(8, "console", 5, 1, &super::super::terminal::CONTROLLING),
     link(9, "fd", |_| path(b"/proc/self/fd")),
@@ -48,6 +48,10 @@ pub(super) fn path(path: &[u8]) -> Result<Target> {
 struct Null;
 
 impl Stream for Null {
+    fn can_poll(&self) -> bool {
+        false
+    }
+
     fn read(&self, _: &mut UserWriter, _: bool) -> Result<usize> {
         Ok(0)
     }
@@ -70,6 +74,10 @@ impl Stream for Null {
 struct Zero;
 
 impl Stream for Zero {
+    fn can_poll(&self) -> bool {
+        false
+    }
+
     fn read(&self, buffer: &mut UserWriter, _: bool) -> Result<usize> {
         buffer.write_zeroes(buffer.remaining())
     }
@@ -91,6 +99,10 @@ impl Stream for Zero {
 struct Full;
 
 impl Stream for Full {
+    fn can_poll(&self) -> bool {
+        false
+    }
+
     fn read(&self, buffer: &mut UserWriter, _: bool) -> Result<usize> {
         buffer.write_zeroes(buffer.remaining())
     }
@@ -109,9 +121,15 @@ impl Stream for Full {
 }
 
 /// Endless entropy.
-struct Random;
+struct Random {
+    can_poll: bool,
+}
 
 impl Stream for Random {
+    fn can_poll(&self) -> bool {
+        self.can_poll
+    }
+
     /// The entropy ioctls (random(4)) do not exist; Linux says EINVAL, not ENOTTY.
     fn ioctl(&self, _request: u32, _argument: u64) -> Result<i32> {
         Err(Errno::EINVAL)

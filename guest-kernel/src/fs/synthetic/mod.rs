@@ -237,6 +237,13 @@ impl Node {
         }
     }
 
+    /// Whether it can be waited for (`epoll_ctl(2)`): on Linux, text can but for that of processes, of
+    /// which the lists of mounts can.
+    pub fn can_poll(&self) -> bool {
+        matches!(self.entry.kind, Kind::Text(_))
+            && (self.process == 0 || self.entry.name.starts_with("mount"))
+    }
+
     /// Makes the content.
     pub fn text(&self) -> Result<Vec<u8>> {
         match self.entry.kind {

@@ -2,10 +2,12 @@
 
 mod directory;
 mod file;
+mod memfd;
 mod pages;
 
 pub use directory::{Directory, Listed, list_image};
 pub use file::File;
+pub use memfd::{ALL_SEALS, F_SEAL_EXEC};
 
 use super::erofs::Image;
 use super::inode::Inode;
@@ -271,6 +273,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.file_system.usage.release(NODE_SIZE);
+        super::inotify::freed(self.file_system, self.number);
         // A removed directory keeps the one above it, which may itself be removed and kept by nothing
         // else, and so on: a loop, as a recursion could be as deep as a program likes.
         let Content::Directory(directory) = &mut self.content else { return };

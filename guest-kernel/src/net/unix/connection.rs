@@ -5,6 +5,7 @@ use super::{
     sleep, table,
 };
 use crate::errno::{Errno, Result};
+use crate::fs::stream::Events;
 use alloc::sync::Arc;
 use linux_raw_sys::net::AF_UNSPEC;
 
@@ -156,7 +157,7 @@ impl Socket {
         own.phase = Phase::Connected;
         others.pending.push_back(accepted.clone());
         drop((own, others));
-        other.changed.wake_all();
+        other.changed.wake(Events::IN);
         self.changed.wake_all();
         Ok(())
     }
@@ -230,7 +231,7 @@ impl Socket {
                 sender.upgrade()
             };
             if let Some(sender) = sender {
-                sender.changed.wake_all();
+                sender.changed.wake(Events::OUT);
             }
             at += 1;
         }

@@ -27,6 +27,7 @@ use super::{Address, Ancillary, Directions, Identity, Incoming, Names, Outgoing,
 use crate::errno::{Errno, Result};
 use crate::fs::Timestamp;
 use crate::fs::services::{now, services};
+use crate::fs::stream::Events;
 use crate::memory::frame;
 use crate::sched::{self, WaitQueue};
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -231,7 +232,7 @@ impl Socket {
         let limit = self.options.send_buffer();
         // Like Linux, writers are woken only when there is room worth it.
         if (before - charge).saturating_mul(4) <= limit && before > 0 {
-            self.changed.wake_all();
+            self.changed.wake(Events::OUT);
         }
     }
 

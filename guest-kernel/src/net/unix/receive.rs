@@ -16,7 +16,7 @@ impl Drop for Reading<'_> {
         let wakes = core::mem::take(&mut state.readers_wait);
         drop(state);
         if wakes {
-            self.0.changed.wake_all();
+            self.0.changed.wake_sleepers();
         }
     }
 }

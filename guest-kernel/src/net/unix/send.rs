@@ -9,6 +9,7 @@ use super::{
 };
 use crate::errno::{Errno, Result};
 use crate::fs::source::Source;
+use crate::fs::stream::Events;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
@@ -98,7 +99,7 @@ impl Socket {
         state.packets.push_back(packet);
         drop(state);
         drop(flight);
-        self.changed.wake_all();
+        self.changed.wake(Events::IN);
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use crate::fs::{Context, FileSystem, FileTable};
 use crate::memory::PhysAddr;
 use crate::memory::frame;
 use crate::memory::space::AddressSpace;
-use crate::process::{self, New, Process, Program};
+use crate::process::{self, First, Program};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::vec::Vec;
 
@@ -31,13 +31,14 @@ impl Machine {
         let root = FileSystem::mount_with_limit(bytes, start, 8 << 20).expect("a good image");
         let memory =
             SPACE.get_or_init(|| Arc::new(AddressSpace::new(PhysAddr(0), &[]).expect("memory")));
-        process::adopt(Process::first(New {
+        process::start_first(First {
             memory: memory.clone(),
             files: FileTable::new(),
             fs: Context::new(root),
             program: Program::default(),
+            name: Vec::new(),
             start_ns: 0,
-        }));
+        });
         Self(guard)
     }
 }

@@ -50,7 +50,7 @@ pub fn around(number: u64, compat: bool, arguments: [u64; 6], call: impl FnOnce(
 pub fn signal(information: &Information) {
     if is_on() {
         let code = u64::from(information.code.cast_unsigned());
-        let arguments = [code, information.value, 0, 0, 0, 0];
+        let arguments = [code, information.detail[0], 0, 0, 0, 0];
         send(&mut Record::new(Kind::Signal, thread(), information.signal.into(), arguments));
     }
 }
@@ -71,7 +71,7 @@ pub fn end(exit: Exit) {
 }
 
 fn thread() -> u32 {
-    process::current().pid.cast_unsigned()
+    process::current().tid().cast_unsigned()
 }
 
 fn send(record: &mut Record) {

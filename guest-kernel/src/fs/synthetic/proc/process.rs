@@ -19,8 +19,8 @@ pub(super) static ROOT: Entry =
 
 static ENTRIES: &[Entry] = &[
     magic_link(101, "exe", |node| Ok(Target::Path(of(node)?.executable()))),
-    magic_link(102, "cwd", |node| Ok(Target::File(of(node)?.context().directory))),
-    magic_link(103, "root", |node| Ok(Target::File(of(node)?.context().root))),
+    magic_link(102, "cwd", |node| Ok(Target::File(of(node)?.context()?.directory))),
+    magic_link(103, "root", |node| Ok(Target::File(of(node)?.context()?.root))),
     text(104, "maps", maps),
     text(105, "stat", stat),
     text(106, "statm", statm),
@@ -66,7 +66,8 @@ static FD_INFORMATION: Entry = text(131, "", |node| {
     let item = i32::try_from(node.item).map_err(|_| Errno::ENOENT)?;
     let process = of(node)?;
     let (file, close) = {
-        let files = process.files().lock();
+        let files = process.files();
+        let files = files.lock();
         (files.get(item)?, files.close_on_exec(item)?)
     };
     let close = if close { linux_raw_sys::general::O_CLOEXEC } else { 0 };
@@ -253,7 +254,7 @@ fn status(node: &Node) -> Result<Vec<u8>> {
          VmData:\t{:8} kB\nVmStk:\t{:8} kB\nVmExe:\t{:8} kB\nVmLib:\t{:8} kB\nVmSwap:\t{:8} kB\n\
          Threads:\t{}\n",
         trimmed(&s.name),
-        process.context().umask,
+        process.context().map_or(0, |context| context.umask),
         s.parent,
         four(s.users),
         four(s.groups),

@@ -1,0 +1,170 @@
+//! Sending signals, and taking them.
+
+use super::{Process, Thread, current, resource};
+use crate::errno::{Errno, Result};
+use crate::signal::{Actions, Information, REAL_TIME, STOPPING, action, bit, first_of, number};
+use airlock_abi::exit::Exit;
+use alloc::sync::Arc;
+
+/// `SI_USER`.
+pub const SI_USER: i32 = 0;
+
+/// Whether the thread has a signal that it does not block.
+pub fn deliverable(thread: &Thread) -> bool {
+    let own = thread.signals.lock();
+    (own.pending.set() | thread.pending.lock().set()) & !own.mask != 0
+}
+
+/// Takes the next signal that the thread does not block; its own come first.
+pub fn take(thread: &Thread) -> Option<Information> {
+    let mut own = thread.signals.lock();
+    let mask = own.mask;
+    if let Some(signal) = first_of(own.pending.set() & !mask) {
+        return own.pending.take(signal);
+    }
+    let mut shared = thread.process.pending.lock();
+    first_of(shared.set() & !mask).and_then(|signal| shared.take(signal))
+}
+
+/// Takes a signal of a set, whether it is blocked or not (`sigtimedwait`, `signalfd`).
+pub fn take_of(thread: &Thread, set: u64) -> Option<Information> {
+    let mut own = thread.signals.lock();
+    if let Some(signal) = first_of(own.pending.set() & set) {
+        return own.pending.take(signal);
+    }
+    let mut shared = thread.process.pending.lock();
+    first_of(shared.set() & set).and_then(|signal| shared.take(signal))
+}
+
+/// Signals that wait for the thread, blocked or not.
+pub fn pending(thread: &Thread) -> u64 {
+    thread.signals.lock().pending.set() | thread.process.pending.lock().set()
+}
+
+/// Before a signal is added: a stop undoes a continuation and the other way round, and the end of a
+/// process is decided at once.
+fn prepare(process: &Process, signal: u8) {
+    let against = match signal {
+        number::SIGCONT => STOPPING,
+        signal if bit(signal) & STOPPING != 0 => bit(number::SIGCONT),
+        _ => 0,
+    };
+    if against != 0 {
+        process.pending.lock().discard(against);
+        for thread in process.threads() {
+            thread.signals.lock().pending.discard(against);
+        }
+    }
+    match signal {
+        number::SIGCONT => process.resume(),
+        number::SIGKILL => process.doom(Exit::Signaled(signal)),
+        _ => {}
+    }
+}
+
+fn ignores(actions: &Actions, signal: u8) -> bool {
+    signal != number::SIGKILL && actions.is_ignored(signal)
+}
+
+fn limit(process: &Process) -> u64 {
+    process.limits().lock().0[resource::SIGPENDING].soft
+}
+
+/// Sends a signal to whichever thread of a process takes it.
+///
+/// # Errors
+/// EAGAIN if a queued signal with a value finds no room.
+pub fn send_to_process(process: &Process, information: Information) -> Result<()> {
+    let signal = information.signal;
+    let Some(actions) = process.shared_actions() else { return Ok(()) };
+    prepare(process, signal);
+    let ignored = ignores(&actions.lock(), signal);
+    let threads = process.threads();
+    let takes = |thread: &&Arc<Thread>| thread.signals.lock().mask & bit(signal) == 0;
+    if ignored && threads.first().is_none_or(|thread| takes(&thread)) {
+        return Ok(());
+    }
+    let room = process.pending.lock().add(information, limit(process));
+    if !room && signal >= REAL_TIME && information.code != SI_USER {
+        return Err(Errno::EAGAIN);
+    }
+    // The first thread that does not block it; if all do, those who wait for it look.
+    match threads.iter().find(takes) {
+        Some(thread) => thread.notify(),
+        None => threads.iter().for_each(|thread| thread.notify()),
+    }
+    process.signal_events.wake_all();
+    Ok(())
+}
+
+/// Sends a signal to one thread.
+///
+/// # Errors
+/// EAGAIN if a queued signal with a value finds no room.
+pub fn send_to_thread(thread: &Thread, information: Information) -> Result<()> {
+    let signal = information.signal;
+    let Some(actions) = thread.process.shared_actions() else { return Ok(()) };
+    prepare(&thread.process, signal);
+    let ignored = ignores(&actions.lock(), signal);
+    let room = {
+        let mut own = thread.signals.lock();
+        if ignored && own.mask & bit(signal) == 0 {
+            return Ok(());
+        }
+        own.pending.add(information, limit(&thread.process))
+    };
+    if !room && signal >= REAL_TIME && information.code != SI_USER {
+        return Err(Errno::EAGAIN);
+    }
+    thread.notify();
+    thread.process.signal_events.wake_all();
+    Ok(())
+}
+
+/// A fault of the running thread: the signal is not held back by a mask or by being ignored (Linux's
+/// `force_sig_info`): then it ends the process.
+pub fn force(information: Information) {
+    let me = current();
+    let signal = information.signal;
+    if signal == number::SIGKILL {
+        me.doom(Exit::Signaled(signal));
+        return;
+    }
+    let mut own = me.signals.lock();
+    let mut actions = me.actions().lock();
+    let ignored = actions.action(signal).handler == action::IGNORE;
+    if ignored || own.mask & bit(signal) != 0 {
+        actions.set_action(signal, crate::signal::Action::default());
+        own.mask &= !bit(signal);
+    }
+    drop(actions);
+    own.pending.add(information, u64::MAX);
+    drop(own);
+    me.notify();
+}
+
+/// A signal is ignored from now on: those that wait are forgotten.
+pub fn discard_ignored(process: &Process, signal: u8) {
+    process.pending.lock().discard(bit(signal));
+    for thread in process.threads() {
+        thread.signals.lock().pending.discard(bit(signal));
+    }
+}
+
+/// Someone else must take the signals that a thread was chosen for and will not take.
+pub fn retarget(process: &Process) {
+    if !process.pending.lock().is_empty() {
+        for thread in process.threads() {
+            thread.notify();
+        }
+    }
+}
+
+/// Sends a signal to every process of a group; false if it has none.
+pub fn send_to_group(group: super::Pid, information: Information) -> bool {
+    let members = super::table::lock().group(group);
+    for member in &members {
+        let _ = send_to_process(member, information);
+    }
+    !members.is_empty()
+}

@@ -1,0 +1,34 @@
+//! Waiting in tests on the host, which have one thread: another of the host's makes the condition true.
+
+use super::queue::WaitQueue;
+use crate::errno::{Errno, Result};
+
+/// Waits until the condition gives a value, or for `deadline` nanoseconds: then `None`.
+///
+/// # Errors
+/// None.
+pub fn wait<T>(
+    _queues: &[&WaitQueue],
+    deadline: Option<u64>,
+    mut condition: impl FnMut() -> Option<T>,
+) -> Result<Option<T>> {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(value) = condition() {
+            return Ok(Some(value));
+        }
+        let elapsed = u64::try_from(start.elapsed().as_nanos()).map_err(|_| Errno::EINTR)?;
+        if deadline.is_some_and(|deadline| elapsed >= deadline) {
+            return Ok(None);
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until the condition gives a value.
+///
+/// # Errors
+/// None.
+pub fn wait_killable<T>(queue: &WaitQueue, condition: impl FnMut() -> Option<T>) -> Result<T> {
+    wait(&[queue], None, condition)?.ok_or(Errno::EINTR)
+}

@@ -1,0 +1,719 @@
+//! Run queues, and the switch from one thread to another.
+//!
+//! Every vCPU has a queue of threads that are ready to run, ordered by virtual run time: the time that
+//! a thread ran, divided by its weight (`nice`). The thread that ran least is next. Real-time threads
+//! (`SCHED_FIFO`, `SCHED_RR`) come before all others, by priority.
+//!
+//! A vCPU with nothing to do halts in the context of the thread that blocked last: switching to a
+//! thread of its own for that would cost two switches. So a sleeping thread may be *current*
+//! somewhere, and its wake-up is then no more than a change of its state.
+//!
+//! The queue's lock is held from the decision to switch until the next thread runs on its own stack:
+//! so nobody finds a thread in a queue whose registers are not saved yet.
+
+#[cfg(target_os = "none")]
+use crate::errno::Result;
+use crate::process::Thread;
+use core::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, Ordering};
+
+/// Runs, or is in a run queue.
+const RUNNABLE: u8 = 0;
+/// Waits for [`wake`].
+const SLEEPING: u8 = 1;
+/// Has ended.
+#[cfg(target_os = "none")]
+const DEAD: u8 = 2;
+
+/// How threads are chosen (sched(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// `SCHED_OTHER`, `SCHED_BATCH` (3) and `SCHED_IDLE` (5): fair shares.
+    Fair(i32),
+    /// `SCHED_FIFO`, with its priority.
+    Fifo(u8),
+    /// `SCHED_RR`, with its priority.
+    RoundRobin(u8),
+}
+
+impl Policy {
+    fn to_word(self) -> u32 {
+        let (kind, priority) = self.numbers();
+        u32::from(priority) << 8 | kind.cast_unsigned()
+    }
+
+    fn from_word(word: u32) -> Self {
+        let [kind, priority, ..] = word.to_le_bytes();
+        match kind {
+            1 => Self::Fifo(priority),
+            2 => Self::RoundRobin(priority),
+            kind => Self::Fair(kind.into()),
+        }
+    }
+
+    /// The `SCHED_*` number and the priority.
+    pub fn numbers(self) -> (i32, u8) {
+        match self {
+            Self::Fair(kind) => (kind, 0),
+            Self::Fifo(priority) => (1, priority),
+            Self::RoundRobin(priority) => (2, priority),
+        }
+    }
+}
+
+/// A thread, as the scheduler sees it.
+pub struct Task {
+    state: AtomicU8,
+    /// The vCPU that it runs on, or whose queue it is in or was in last.
+    cpu: AtomicU32,
+    policy: AtomicU32,
+    nice: AtomicI32,
+    /// vCPUs that it may run on (`sched_setaffinity`): bit n is vCPU n.
+    affinity: [AtomicU64; 4],
+    /// Virtual run time in ticks of the TSC.
+    virtual_time: AtomicU64,
+    /// Ticks of the TSC that it ran, without the present turn.
+    ran: AtomicU64,
+    /// TSC at the start of its present turn; 0 if it does not run.
+    turn: AtomicU64,
+    /// How often it gave up its vCPU, and how often that was taken from it.
+    pub switches: [AtomicU64; 2],
+    #[cfg(target_os = "none")]
+    machine: hardware::Saved,
+}
+
+impl Task {
+    /// One that has not run yet, like the one that makes it.
+    pub fn new(like: Option<&Self>) -> Self {
+        let task = Self {
+            state: AtomicU8::new(RUNNABLE),
+            cpu: AtomicU32::new(0),
+            policy: AtomicU32::new(0),
+            nice: AtomicI32::new(0),
+            affinity: [const { AtomicU64::new(u64::MAX) }; 4],
+            virtual_time: AtomicU64::new(0),
+            ran: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            switches: [AtomicU64::new(0), AtomicU64::new(0)],
+            #[cfg(target_os = "none")]
+            machine: hardware::Saved::new(),
+        };
+        if let Some(like) = like {
+            task.policy.store(like.policy.load(Ordering::Relaxed), Ordering::Relaxed);
+            task.nice.store(like.nice.load(Ordering::Relaxed), Ordering::Relaxed);
+            task.cpu.store(like.cpu.load(Ordering::Relaxed), Ordering::Relaxed);
+            let time = like.virtual_time.load(Ordering::Relaxed);
+            task.virtual_time.store(time, Ordering::Relaxed);
+            for (mine, theirs) in task.affinity.iter().zip(&like.affinity) {
+                mine.store(theirs.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        task
+    }
+
+    /// How it is chosen.
+    pub fn policy(&self) -> Policy {
+        Policy::from_word(self.policy.load(Ordering::Relaxed))
+    }
+
+    /// Changes that; takes effect when it is next put into a queue.
+    pub fn set_policy(&self, policy: Policy) {
+        self.policy.store(policy.to_word(), Ordering::Relaxed);
+    }
+
+    /// From -20 to 19.
+    pub fn nice(&self) -> i32 {
+        self.nice.load(Ordering::Relaxed)
+    }
+
+    /// Changes that.
+    pub fn set_nice(&self, nice: i32) {
+        self.nice.store(nice.clamp(-20, 19), Ordering::Relaxed);
+    }
+
+    /// vCPUs that it may run on.
+    pub fn affinity(&self) -> [u64; 4] {
+        [0, 1, 2, 3].map(|word: usize| self.affinity[word].load(Ordering::Relaxed))
+    }
+
+    /// Changes that; takes effect when it is next put into a queue.
+    pub fn set_affinity(&self, mask: [u64; 4]) {
+        for (word, value) in self.affinity.iter().zip(mask) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// The vCPU that it runs on, or ran on last.
+    pub fn cpu(&self) -> u32 {
+        self.cpu.load(Ordering::Relaxed)
+    }
+
+    /// Whether it waits for something.
+    pub fn is_sleeping(&self) -> bool {
+        self.state.load(Ordering::Relaxed) == SLEEPING
+    }
+
+    /// CPU time in ticks of the TSC.
+    pub fn ticks(&self) -> u64 {
+        let turn = self.turn.load(Ordering::Relaxed);
+        let now = if turn == 0 { 0 } else { crate::time::tsc::read().saturating_sub(turn) };
+        self.ran.load(Ordering::Relaxed) + now
+    }
+
+    /// A turn begins.
+    #[cfg(target_os = "none")]
+    fn begin_turn(&self) {
+        self.turn.store(crate::time::tsc::read(), Ordering::Relaxed);
+    }
+
+    /// A turn ends: the time counts.
+    #[cfg(target_os = "none")]
+    fn end_turn(&self) {
+        let turn = self.turn.swap(0, Ordering::Relaxed);
+        if turn != 0 {
+            let ran = crate::time::tsc::read().saturating_sub(turn);
+            self.ran.store(self.ran.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
+            let weighted = match self.nice() {
+                0 => ran,
+                nice => (u128::from(ran) * 1024 / u128::from(weight(nice)))
+                    .try_into()
+                    .unwrap_or(u64::MAX),
+            };
+            let time = self.virtual_time.load(Ordering::Relaxed).saturating_add(weighted);
+            self.virtual_time.store(time, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The share of a nice value: each step is worth a quarter, and 0 is 1024, as on Linux.
+pub fn weight(nice: i32) -> u64 {
+    let mut weight: u64 = 1024 << 10;
+    for _ in 0..nice.unsigned_abs().min(20) {
+        weight = if nice < 0 { weight * 5 / 4 } else { weight * 4 / 5 };
+    }
+    (weight >> 10).max(1)
+}
+
+/// From here on [`wake`] turns the running thread back into one that runs.
+#[cfg(target_os = "none")]
+pub fn prepare_to_sleep() {
+    crate::process::current().task.state.store(SLEEPING, Ordering::SeqCst);
+}
+
+/// The running thread does not sleep after all.
+#[cfg(target_os = "none")]
+pub fn stay_awake() {
+    crate::process::current().task.state.store(RUNNABLE, Ordering::SeqCst);
+}
+
+/// Wakes the running thread at a time.
+#[cfg(target_os = "none")]
+pub struct Alarm(Option<crate::time::timers::Key>);
+
+#[cfg(target_os = "none")]
+impl Alarm {
+    /// None yet.
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    /// Sets it, unless it is set already: its time does not change.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn set(&mut self, deadline: u64) -> Result<()> {
+        if self.0.is_none() {
+            self.0 = Some(crate::time::timers::arm(deadline, crate::process::current().to_arc())?);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "none")]
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if let Some(key) = self.0.take() {
+            crate::time::timers::cancel(key);
+        }
+    }
+}
+
+impl crate::time::timers::Expire for Thread {
+    fn expire(&self) {
+        wake(self);
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+mod hardware {
+    use super::{RUNNABLE, Thread};
+    use core::sync::atomic::Ordering;
+
+    /// Lets a sleeping thread run.
+    pub fn wake(thread: &Thread) {
+        thread.task.state.store(RUNNABLE, Ordering::SeqCst);
+    }
+}
+
+#[cfg(target_os = "none")]
+mod hardware {
+    use super::{DEAD, Policy, RUNNABLE, SLEEPING, Task, Thread};
+    use crate::arch::cpu::{self, Cpu, MAX_CPUS, msr, read_msr, write_msr};
+    use crate::arch::{apic, entry, fpu};
+    use crate::errno::{Errno, Result};
+    use crate::memory::{PhysAddr, usize_from};
+    use crate::process::{self, current};
+    use crate::sched::stack::KernelStack;
+    use crate::sync::{SpinLock, SpinLockGuard};
+    use crate::time::{self, timers};
+    use alloc::collections::BinaryHeap;
+    use alloc::sync::Arc;
+    use core::cell::UnsafeCell;
+    use core::cmp::Reverse;
+    use core::sync::atomic::{AtomicU64, Ordering};
+
+    /// How long a thread runs before another gets its turn, in nanoseconds. A switch is dear where
+    /// ring 0 is interpreted.
+    const SLICE_NS: u64 = 4_000_000;
+    const SLICE_INTERPRETED_NS: u64 = 10_000_000;
+
+    /// What the processor holds of a thread while it runs.
+    pub struct Saved(UnsafeCell<Registers>);
+
+    struct Registers {
+        rsp: u64,
+        fs_base: u64,
+        gs_base: u64,
+        stack: Option<KernelStack>,
+        fpu: Option<fpu::State>,
+    }
+
+    // SAFETY: only touched by the vCPU that runs the thread, or with the lock of its queue held.
+    unsafe impl Sync for Saved {}
+    // SAFETY: plain data.
+    unsafe impl Send for Saved {}
+
+    impl Saved {
+        pub(super) const fn new() -> Self {
+            let registers = Registers { rsp: 0, fs_base: 0, gs_base: 0, stack: None, fpu: None };
+            Self(UnsafeCell::new(registers))
+        }
+    }
+
+    /// An order of turns: class of the thread, then its virtual time, then who came first.
+    type Order = (u8, u64, u64);
+
+    /// Class of threads without real-time priority.
+    const FAIR: u8 = 101;
+
+    /// Where a thread stands: the lower, the sooner it runs.
+    fn order(task: &Task) -> (u8, u64) {
+        match task.policy() {
+            Policy::Fifo(priority) | Policy::RoundRobin(priority) => (100 - priority.min(99), 0),
+            Policy::Fair(_) => (FAIR, task.virtual_time.load(Ordering::Relaxed)),
+        }
+    }
+
+    struct Ready {
+        order: Reverse<Order>,
+        thread: Arc<Thread>,
+    }
+
+    impl PartialEq for Ready {
+        fn eq(&self, other: &Self) -> bool {
+            self.order == other.order
+        }
+    }
+
+    impl Eq for Ready {}
+
+    impl PartialOrd for Ready {
+        fn partial_cmp(&self, other: &Self) -> Option<core::cmp::Ordering> {
+            Some(self.cmp(other))
+        }
+    }
+
+    impl Ord for Ready {
+        fn cmp(&self, other: &Self) -> core::cmp::Ordering {
+            self.order.cmp(&other.order)
+        }
+    }
+
+    struct Queue {
+        ready: BinaryHeap<Ready>,
+        /// Counts those that were added, for the order among equals.
+        added: u64,
+        /// No thread that is added starts with less.
+        least_time: u64,
+        /// Monotonic nanoseconds when the running thread's slice ends, if others wait.
+        slice_end: u64,
+        /// What the local timer is programmed for.
+        programmed: u64,
+        /// A thread that has ended, whose stack was in use until now.
+        dead: Option<Arc<Thread>>,
+        /// Switches so far.
+        switches: u64,
+    }
+
+    /// Never.
+    const NEVER: u64 = u64::MAX;
+
+    static QUEUES: [SpinLock<Queue>; MAX_CPUS as usize] = [const {
+        SpinLock::new(Queue {
+            ready: BinaryHeap::new(),
+            added: 0,
+            least_time: 0,
+            slice_end: NEVER,
+            programmed: NEVER,
+            dead: None,
+            switches: 0,
+        })
+    }; MAX_CPUS as usize];
+
+    /// Threads that exist: every queue has room for all of them.
+    static THREADS: AtomicU64 = AtomicU64::new(1);
+
+    fn queue_of(cpu: u32) -> &'static SpinLock<Queue> {
+        &QUEUES[cpu as usize]
+    }
+
+    fn own_queue() -> SpinLockGuard<'static, Queue> {
+        queue_of(Cpu::current().index()).lock()
+    }
+
+    impl Queue {
+        fn add(&mut self, thread: Arc<Thread>) {
+            let task = &thread.task;
+            let (class, mut time) = order(task);
+            if class == FAIR {
+                time = time.max(self.least_time);
+                task.virtual_time.store(time, Ordering::Relaxed);
+            }
+            self.added += 1;
+            // Room was reserved when the thread was made.
+            self.ready.push(Ready { order: Reverse((class, time, self.added)), thread });
+        }
+
+        fn take(&mut self) -> Option<Arc<Thread>> {
+            let Ready { order: Reverse((class, time, _)), thread } = self.ready.pop()?;
+            if class == FAIR {
+                self.least_time = self.least_time.max(time);
+            }
+            Some(thread)
+        }
+
+        /// Programs the local timer for what comes first: a kernel timer, or the end of a slice.
+        fn program(&mut self) {
+            let wanted = timers::next().unwrap_or(NEVER).min(if self.ready.is_empty() {
+                NEVER
+            } else {
+                self.slice_end
+            });
+            if wanted < self.programmed {
+                self.programmed = wanted;
+                apic::set_timer(wanted.saturating_sub(time::monotonic_ns()).max(1));
+            }
+        }
+
+        fn begin_slice(&mut self) {
+            self.slice_end = if self.ready.is_empty() {
+                NEVER
+            } else {
+                let interpreted = crate::arch::probe::syscall_faults();
+                let slice = if interpreted { SLICE_INTERPRETED_NS } else { SLICE_NS };
+                time::monotonic_ns() + slice
+            };
+            self.program();
+        }
+    }
+
+    /// Makes room for one more thread in every queue.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn reserve() -> Result<()> {
+        let count = THREADS.load(Ordering::Relaxed) + 1;
+        for cpu in 0..super::super::cpus::count() {
+            let mut queue = queue_of(cpu).lock();
+            let more = usize_from(count).saturating_sub(queue.ready.len());
+            queue.ready.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+        }
+        THREADS.store(count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A thread is gone, or was not made after all.
+    pub fn release() {
+        THREADS.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// The local timers' queue has a new head.
+    pub fn program_timer() {
+        own_queue().program();
+    }
+
+    /// The local timer fired.
+    pub fn timer() {
+        own_queue().programmed = NEVER;
+        if timers::next().is_some() {
+            timers::run_expired(time::monotonic_ns());
+        }
+        let mut queue = own_queue();
+        if !queue.ready.is_empty() && time::monotonic_ns() >= queue.slice_end {
+            queue.slice_end = NEVER;
+            if !matches!(current().task.policy(), Policy::Fifo(_)) {
+                Cpu::current().request_switch();
+            }
+        }
+        queue.program();
+    }
+
+    /// Lets a sleeping thread run.
+    pub fn wake(thread: &Thread) {
+        let task = &thread.task;
+        if task.state.load(Ordering::SeqCst) != SLEEPING {
+            return;
+        }
+        let cpu = task.cpu.load(Ordering::Relaxed);
+        let mut queue = queue_of(cpu).lock();
+        if task.state.compare_exchange(SLEEPING, RUNNABLE, Ordering::SeqCst, Ordering::SeqCst)
+            != Ok(SLEEPING)
+        {
+            return;
+        }
+        let target = cpu::by_index(cpu);
+        if core::ptr::eq(target.thread.load(Ordering::Relaxed), thread) {
+            // It has not left its vCPU, which halts for it or is about to look again.
+            drop(queue);
+            if cpu != Cpu::current().index() {
+                super::super::cpus::interrupt(cpu);
+            }
+            return;
+        }
+        queue.add(thread.to_arc());
+        // SAFETY: the running thread is alive as long as it runs, which our lock keeps it doing.
+        let running = unsafe { &(*target.thread.load(Ordering::Relaxed)).task };
+        // One that has run longer makes room; how much longer keeps pairs from switching all the time.
+        let (class, time) = order(task);
+        let ahead = running.state.load(Ordering::Relaxed) != RUNNABLE
+            || (class, time.saturating_add(crate::time::frequency_khz())) < order(running);
+        if ahead {
+            target.request_switch();
+        } else if queue.slice_end == NEVER && cpu == Cpu::current().index() {
+            queue.begin_slice();
+        }
+        drop(queue);
+        if cpu != Cpu::current().index() {
+            super::super::cpus::interrupt(cpu);
+        }
+    }
+
+    /// Waits, after [`super::prepare_to_sleep`], until someone wakes the running thread.
+    pub fn block() {
+        let me = current();
+        loop {
+            let mut queue = own_queue();
+            if me.task.state.load(Ordering::SeqCst) != SLEEPING {
+                return;
+            }
+            if let Some(next) = queue.take() {
+                me.task.switches[0].fetch_add(1, Ordering::Relaxed);
+                switch(queue, next);
+                return;
+            }
+            queue.slice_end = NEVER;
+            queue.program();
+            drop(queue);
+            halt(&me.task);
+        }
+    }
+
+    /// Halts until an interrupt has been handled; the time does not count for the thread.
+    fn halt(task: &Task) {
+        task.end_turn();
+        cpu::wait_for_interrupt();
+        task.begin_turn();
+    }
+
+    /// Gives the others a turn (`sched_yield`): goes behind all of its class.
+    pub fn yield_now() {
+        let mut queue = own_queue();
+        let me = current();
+        me.task.end_turn();
+        me.task.begin_turn();
+        let last = queue.ready.iter().map(|ready| ready.order.0.1).max().unwrap_or(0);
+        let time = me.task.virtual_time.load(Ordering::Relaxed).max(last);
+        me.task.virtual_time.store(time, Ordering::Relaxed);
+        let Some(next) = queue.take() else { return };
+        queue.add(me.to_arc());
+        me.task.switches[0].fetch_add(1, Ordering::Relaxed);
+        switch(queue, next);
+    }
+
+    /// Lets another thread run if it has run less than the running one, on the way back to ring 3.
+    pub fn preempt() {
+        let mut queue = own_queue();
+        let me = current();
+        me.task.end_turn();
+        me.task.begin_turn();
+        let Some(next) = queue.take() else { return };
+        if order(&me.task) < order(&next.task) {
+            queue.add(next);
+            queue.begin_slice();
+            return;
+        }
+        queue.add(me.to_arc());
+        me.task.switches[1].fetch_add(1, Ordering::Relaxed);
+        switch(queue, next);
+    }
+
+    /// The running thread ends: it is never seen again.
+    pub fn exit() -> ! {
+        let me = current();
+        release();
+        loop {
+            let mut queue = own_queue();
+            me.task.state.store(DEAD, Ordering::SeqCst);
+            if let Some(next) = queue.take() {
+                queue.dead = Some(me.to_arc());
+                switch(queue, next);
+            } else {
+                queue.slice_end = NEVER;
+                queue.program();
+                drop(queue);
+                halt(&me.task);
+            }
+        }
+    }
+
+    /// Puts a new thread into a queue.
+    pub fn start(thread: Arc<Thread>) {
+        let cpu = super::super::cpus::choose(&thread.task);
+        thread.task.cpu.store(cpu, Ordering::Relaxed);
+        let mut queue = queue_of(cpu).lock();
+        queue.add(thread);
+        if cpu == Cpu::current().index() {
+            if queue.slice_end == NEVER {
+                queue.begin_slice();
+            }
+        } else {
+            cpu::by_index(cpu).request_switch();
+            drop(queue);
+            super::super::cpus::interrupt(cpu);
+        }
+    }
+
+    /// Gives a new thread a stack on which it enters ring 3 with the registers of `frame`, and a copy
+    /// of what the running thread's processor state is.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn prepare(thread: &Thread, frame: &crate::arch::TrapFrame) -> Result<()> {
+        let stack = KernelStack::new()?;
+        let rsp = stack.place(frame);
+        // SAFETY: the thread is in no queue yet. Both registers exist on every x86-64 processor.
+        unsafe {
+            let registers = &mut *thread.task.machine.0.get();
+            registers.rsp = rsp;
+            registers.stack = Some(stack);
+            registers.fs_base = read_msr(msr::FS_BASE);
+            registers.gs_base = read_msr(msr::KERNEL_GS_BASE);
+            registers.fpu = Some(fpu::State::save()?);
+        }
+        Ok(())
+    }
+
+    /// Sets the base of FS of a thread that has not run (`CLONE_SETTLS`).
+    pub fn set_thread_pointer(thread: &Thread, base: u64) {
+        // SAFETY: the thread is in no queue yet.
+        unsafe { (*thread.task.machine.0.get()).fs_base = base };
+    }
+
+    /// Makes the boot stack that of the first thread, which runs already.
+    pub fn adopt_first(thread: &Thread) {
+        thread.task.begin_turn();
+    }
+
+    /// Leaves the running thread for another. Returns when it runs again.
+    fn switch(mut queue: SpinLockGuard<'static, Queue>, next: Arc<Thread>) {
+        let cpu = Cpu::current();
+        // Not `current`, which changes on the way.
+        let running = current();
+        let me: *const Thread = &raw const *running;
+        // SAFETY: the vCPU's reference, which is given up below, keeps it alive until then.
+        let task = unsafe { &(*me).task };
+        queue.switches += 1;
+        task.end_turn();
+        let dead = task.state.load(Ordering::Relaxed) == DEAD;
+        next.task.cpu.store(cpu.index(), Ordering::Relaxed);
+        next.task.begin_turn();
+        queue.begin_slice();
+        // SAFETY: the running thread's registers are this vCPU's alone; those of the next are not in
+        // use, since it came out of the queue that we hold the lock of.
+        let (mine, theirs) =
+            unsafe { (&mut *task.machine.0.get(), &mut *next.task.machine.0.get()) };
+        if !dead {
+            // SAFETY: both registers exist on every x86-64 processor.
+            unsafe {
+                mine.fs_base = read_msr(msr::FS_BASE);
+                mine.gs_base = read_msr(msr::KERNEL_GS_BASE);
+            }
+            match &mine.fpu {
+                Some(state) => state.save_again(),
+                // Allocated when a second thread was made; the first thread's is, too.
+                None => mine.fpu = fpu::State::save().ok(),
+            }
+        }
+        let root = next.process.root();
+        if root != cpu.root() && root != PhysAddr(0) {
+            // SAFETY: the root maps the kernel; the next thread's process keeps it while it runs.
+            unsafe { cpu.set_root(root) };
+        }
+        // SAFETY: both registers exist; the addresses were this thread's before.
+        unsafe {
+            write_msr(msr::FS_BASE, theirs.fs_base);
+            write_msr(msr::KERNEL_GS_BASE, theirs.gs_base);
+        }
+        if let Some(state) = &theirs.fpu {
+            state.restore_saved();
+        }
+        let top = theirs.stack.as_ref().map_or_else(process::first_stack_top, KernelStack::top);
+        cpu.set_kernel_stack(top);
+        cpu.take_work();
+        if next.has_work() {
+            cpu.request_work();
+        }
+        let load = theirs.rsp;
+        // The vCPU takes over the reference to the next thread, and gives up that to this one, which
+        // whoever wants it to go on holds.
+        cpu.thread.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
+        // SAFETY: the reference that the vCPU held; the process table, the queue, or the list of a
+        // dead thread holds another.
+        drop(unsafe { Arc::from_raw(me) });
+        core::mem::forget(queue);
+        // SAFETY: the other stack was left by this function, or prepared by `prepare`.
+        unsafe { entry::switch_stacks(&raw mut mine.rsp, load) };
+        finish_switch();
+        // The switch was interpreted; what follows need not be.
+        crate::arch::native::resume_if_used();
+    }
+
+    /// First thing on the new stack: others may use the queue again.
+    pub fn finish_switch() {
+        let lock = queue_of(Cpu::current().index());
+        // SAFETY: whoever switched here forgot the guard, and we are its heir.
+        let mut queue = unsafe { lock.inherit() };
+        let dead = queue.dead.take();
+        drop(queue);
+        drop(dead);
+    }
+
+    /// Switches so far, on all vCPUs.
+    pub fn switches() -> u64 {
+        (0..super::super::cpus::count()).map(|cpu| queue_of(cpu).lock().switches).sum()
+    }
+}
+
+#[cfg(not(target_os = "none"))]
+pub use hardware::wake;
+#[cfg(target_os = "none")]
+pub use hardware::*;

@@ -1,0 +1,325 @@
+//! A new program in the place of the old one: execve(2), execveat(2).
+
+use super::caller::{Caller, any_file, check_flags, read_path};
+use super::{AT_FDCWD, Fd};
+use crate::arch::cpu::{Cpu, msr, write_msr};
+use crate::arch::fpu;
+use crate::errno::{Errno, Result};
+use crate::exec::{Entropy, Executable, elf, stack};
+use crate::fs::metadata::{S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
+use crate::fs::path::{Found, Last, PATH_MAX, walk};
+use crate::fs::permission::EXECUTE;
+use crate::fs::{Executing, FileRef, Inode, OpenFile};
+use crate::memory::areas::FileLabel;
+use crate::memory::space::AddressSpace;
+use crate::memory::{PAGE_SIZE, UserPtr, usize_from};
+use crate::process::{self, Credentials, NewRegisters, Program, current, resource, table};
+use crate::signal::{AlternateStack, number};
+use crate::{boot, random};
+use airlock_abi::exit::Exit;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use linux_raw_sys::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_RDONLY};
+
+/// `MAX_ARG_STRLEN`: no single string is longer, with its NUL.
+const MAX_STRING: usize = 32 * PAGE_SIZE;
+/// Linux's `BINPRM_BUF_SIZE`: of the first line of a script, no more counts.
+const FIRST_LINE: usize = 256;
+/// A script's interpreter may be a script, and so on, this often.
+const MAX_SCRIPTS: usize = 5;
+
+/// Strings one after the other, each with its NUL, and how many there are.
+#[derive(Default)]
+struct Strings {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Strings {
+    /// Copies in an array of pointers to strings that ends with NULL; NULL itself is an empty array.
+    fn read(array: UserPtr<u64>, room: &mut usize) -> Result<Self> {
+        let mut strings = Self::default();
+        if array.is_null() {
+            return Ok(strings);
+        }
+        loop {
+            let address = array.element(strings.count).read()?;
+            if address == 0 {
+                return Ok(strings);
+            }
+            let string = UserPtr::<u8>::new(address).read_string(MAX_STRING, Errno::E2BIG)?;
+            // Its pointer takes room on the stack, too.
+            *room = room.checked_sub(string.len() + 1 + 8).ok_or(Errno::E2BIG)?;
+            strings.push(&string)?;
+        }
+    }
+
+    fn push(&mut self, string: &[u8]) -> Result<()> {
+        self.bytes.try_reserve(string.len() + 1).map_err(|_| Errno::ENOMEM)?;
+        self.bytes.extend_from_slice(string);
+        self.bytes.push(0);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Puts strings in the place of the first.
+    fn replace_first(&mut self, new: &[&[u8]]) -> Result<()> {
+        let first = self.bytes.iter().position(|&byte| byte == 0).map_or(0, |end| end + 1);
+        let rest = self.bytes.split_off(first);
+        let mut all = Self::default();
+        for string in new {
+            all.push(string)?;
+        }
+        all.bytes.try_reserve(rest.len()).map_err(|_| Errno::ENOMEM)?;
+        all.bytes.extend_from_slice(&rest);
+        all.count += self.count.saturating_sub(1);
+        *self = all;
+        Ok(())
+    }
+}
+
+/// `execve(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn execve(path: UserPtr<u8>, arguments: UserPtr<u64>, environment: UserPtr<u64>) -> Result<()> {
+    execveat(AT_FDCWD, path, arguments, environment, 0)
+}
+
+/// `execveat(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn execveat(
+    directory: Fd,
+    path: UserPtr<u8>,
+    arguments: UserPtr<u64>,
+    environment: UserPtr<u64>,
+    flags: u32,
+) -> Result<()> {
+    check_flags(flags, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)?;
+    let caller = Caller::get();
+    let name = read_path(path)?;
+    let file = if name.is_empty() && flags & AT_EMPTY_PATH != 0 {
+        let file = any_file(directory)?;
+        check(&caller, file.inode())?;
+        file
+    } else {
+        let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
+        open_program(&caller, caller.walk(directory, path, last)?)?
+    };
+    let stack_limit = current().limits().lock().0[resource::STACK].soft;
+    // A quarter of the stack, but at least what old programs could always use (execve(2)).
+    let mut room = usize_from(stack_limit / 4).clamp(32 * PAGE_SIZE, 6 << 20);
+    let environment = Strings::read(environment, &mut room)?;
+    let mut arguments = Strings::read(arguments, &mut room)?;
+    if arguments.count == 0 {
+        // As Linux since 5.18: a program can rely on argv[0].
+        arguments.push(b"")?;
+    }
+    let shown = if directory == AT_FDCWD || name.first() == Some(&b'/') {
+        name
+    } else if name.is_empty() {
+        alloc::format!("/dev/fd/{}", directory.0).into_bytes()
+    } else {
+        let mut shown = alloc::format!("/dev/fd/{}/", directory.0).into_bytes();
+        shown.extend_from_slice(&name);
+        shown
+    };
+    let (file, arguments) = follow_scripts(&caller, file, &shown, arguments)?;
+    let start = load(&caller, &file, &shown, &arguments, &environment)?;
+    replace(&caller, &file, start, &shown)
+}
+
+/// Whether the caller may execute the file.
+fn check(caller: &Caller, inode: &Inode) -> Result<()> {
+    match inode.mode()? & S_IFMT {
+        S_IFREG => caller.subject().check(inode, EXECUTE),
+        S_IFLNK => Err(Errno::ELOOP),
+        _ => Err(Errno::EACCES),
+    }
+}
+
+/// An executable file, open whether or not the caller may read it.
+fn open_program(caller: &Caller, found: Found) -> Result<FileRef> {
+    let inode = found.inode.clone().ok_or(Errno::ENOENT)?;
+    if found.slash {
+        return Err(Errno::ENOTDIR);
+    }
+    check(caller, &inode)?;
+    Ok(Arc::new(OpenFile::new(inode, found.parent, found.name, None, O_RDONLY)))
+}
+
+/// `#!`: the interpreter that the first line names runs instead, with the script's path.
+fn follow_scripts(
+    caller: &Caller,
+    mut file: FileRef,
+    shown: &[u8],
+    mut arguments: Strings,
+) -> Result<(FileRef, Strings)> {
+    let mut script = Vec::from(shown);
+    for _ in 0..MAX_SCRIPTS {
+        let mut line = [0; FIRST_LINE];
+        let len = file.read_bytes(0, &mut line)?;
+        if line[..len].first_chunk() != Some(b"#!") {
+            return Ok((file, arguments));
+        }
+        let (interpreter, argument) = parse_first_line(&line[2..len])?;
+        let mut new: Vec<&[u8]> = Vec::new();
+        new.try_reserve_exact(3).map_err(|_| Errno::ENOMEM)?;
+        new.push(interpreter);
+        new.extend(argument);
+        new.push(&script);
+        arguments.replace_first(&new)?;
+        let start = caller.start(AT_FDCWD, interpreter)?;
+        let (root, path) = (&caller.context.root, Vec::from(interpreter));
+        let found = walk(root, &start, path, Last::Follow, &caller.subject())?;
+        file = open_program(caller, found)?;
+        script = Vec::from(interpreter);
+    }
+    Err(Errno::ELOOP)
+}
+
+/// The interpreter and what follows it, as one argument, of what comes after `#!`.
+fn parse_first_line(text: &[u8]) -> Result<(&[u8], Option<&[u8]>)> {
+    let is_blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
+    let end = text.iter().position(|&byte| byte == b'\n' || byte == 0);
+    let line = &text[..end.unwrap_or(text.len())];
+    let line = line.trim_ascii_start();
+    let cut = line.iter().position(is_blank);
+    // Without an end of the line, a path could have been cut short.
+    if line.is_empty() || (end.is_none() && cut.is_none()) || line.len() > PATH_MAX {
+        return Err(Errno::ENOEXEC);
+    }
+    let Some(cut) = cut else { return Ok((line, None)) };
+    let (interpreter, rest) = line.split_at(cut);
+    let rest = rest.trim_ascii();
+    Ok((interpreter, (!rest.is_empty()).then_some(rest)))
+}
+
+/// A program that is ready to start.
+struct Prepared {
+    space: AddressSpace,
+    credentials: Credentials,
+    rip: u64,
+    rsp: u64,
+}
+
+/// Who the program is: set-user-ID and set-group-ID bits count unless privileges may not grow.
+fn new_credentials(file: &FileRef) -> Result<Credentials> {
+    let me = current();
+    let mut who = me.credentials();
+    let metadata = file.metadata()?;
+    if !me.no_new_privileges.load(Ordering::Relaxed) {
+        if metadata.mode & S_ISUID != 0 {
+            who.euid = metadata.user;
+        }
+        const GROUP_EXECUTE: u32 = 0o010;
+        if metadata.mode & (S_ISGID | GROUP_EXECUTE) == S_ISGID | GROUP_EXECUTE {
+            who.egid = metadata.group;
+        }
+    }
+    (who.suid, who.fsuid, who.sgid, who.fsgid) = (who.euid, who.euid, who.egid, who.egid);
+    Ok(who)
+}
+
+/// Builds the new address space; nothing of the old program has changed if that fails.
+fn load(
+    caller: &Caller,
+    file: &FileRef,
+    shown: &[u8],
+    arguments: &Strings,
+    environment: &Strings,
+) -> Result<Prepared> {
+    let metadata = file.metadata()?;
+    let executable = Executable {
+        size: metadata.size,
+        label: Arc::new(FileLabel {
+            device: metadata.device,
+            inode: metadata.number,
+            path: file.path(&caller.context.root)?,
+        }),
+        source: file.clone(),
+    };
+    let mut next = random::next_u64;
+    let mut entropy = Entropy(&mut next);
+    let mut random_bytes = [0; 16];
+    random::fill(&mut random_bytes);
+    let credentials = new_credentials(file)?;
+    let space = AddressSpace::new(boot::kernel_root(), &boot::KERNEL_SLOTS)?;
+    let mut layout = stack::place(&space, &mut entropy)?;
+    let vdso = boot::map_vdso(&space, layout.stack_start, &mut entropy)?;
+    let loaded = elf::load(&space, &executable, &mut entropy)?;
+    elf::finish_layout(&mut layout, &loaded, &mut entropy);
+    let (hwcap, hwcap2) = boot::hardware_capabilities();
+    let start = stack::Start {
+        arguments: stack::Strings(&arguments.bytes),
+        environment: stack::Strings(&environment.bytes),
+        path: shown,
+        hwcap,
+        hwcap2,
+        minimum_signal_stack: crate::signal::MINIMUM_STACK,
+        ids: [credentials.uid, credentials.euid, credentials.gid, credentials.egid],
+        random: random_bytes,
+        vdso,
+    };
+    let rsp = stack::fill(&space, &mut layout, &start, &loaded, &mut entropy)?;
+    let stack_limit = current().limits().lock().0[resource::STACK].soft;
+    space.set_stack_size(stack_limit);
+    Ok(Prepared { space, credentials, rip: loaded.entry, rsp })
+}
+
+/// The point of no return: from here on there is no old program to go back to.
+fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Result<()> {
+    let path = file.path(&caller.context.root)?;
+    let executing = Executing::new(file.inode())?;
+    process::become_only_thread()?;
+    let me = current();
+    super::leave_memory();
+    let space = Arc::new(new.space);
+    let old = me.replace_memory(space);
+    process::end_loan();
+    drop(old);
+    me.unshare_actions(|actions| actions.reset_handlers());
+    let unshared = me.unshare_files();
+    if unshared.is_err() {
+        // There is nothing to go back to.
+        process::exit_group(Exit::Signaled(number::SIGKILL));
+    }
+    loop {
+        let Some(closed) = me.files().lock().take_close_on_exec() else { break };
+        crate::fs::locks::closed(&closed, me.pid);
+    }
+    me.signals.lock().stack = AlternateStack::NONE;
+    let before = me.credentials();
+    let raised = new.credentials.euid != before.euid || new.credentials.egid != before.egid;
+    me.set_credentials(new.credentials);
+    me.dumpable.store(!raised, Ordering::Relaxed);
+    if raised {
+        me.parent_death_signal.store(0, Ordering::Relaxed);
+    }
+    me.has_executed.store(true, Ordering::Relaxed);
+    me.set_exit_signal(number::SIGCHLD);
+    // A program that a descriptor stands for is named after its file.
+    let named = if shown.starts_with(b"/dev/fd/") { &path } else { shown };
+    let name = named.rsplit(|&byte| byte == b'/').next().unwrap_or(named);
+    *me.name.lock() = process::short_name(name);
+    *me.program.lock() = Program { path, executing: Some(executing), auxiliary: (0, 0) };
+    if me.tid() != me.pid {
+        // The program goes on under the id of the process, whoever called.
+        let old = me.tid();
+        me.take_process_id();
+        let before = table::lock().rename_thread(old, &me.to_arc());
+        drop(before);
+    }
+    fpu::reset();
+    // SAFETY: both registers exist; the program starts without thread-local storage.
+    unsafe {
+        write_msr(msr::FS_BASE, 0);
+        write_msr(msr::KERNEL_GS_BASE, 0);
+    }
+    *me.new_registers.lock() = Some(NewRegisters::OfProgram { rip: new.rip, rsp: new.rsp });
+    Cpu::current().request_work();
+    Ok(())
+}

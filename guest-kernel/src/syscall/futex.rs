@@ -1,0 +1,422 @@
+//! futex(2): waiting until a word of memory may have changed; and what a thread leaves behind of it.
+//!
+//! A futex is known by where its word is: in a `MAP_SHARED` page by its guest-physical address, else
+//! by address space and address. Waiters are in a table of buckets, by a hash of that.
+
+use crate::errno::{Errno, Result};
+use crate::memory::space::Access;
+use crate::memory::{Frame, PhysAddr, UserPtr, usize_from};
+use crate::process::{Pid, Thread, current, find_thread};
+use crate::sched::{self, run};
+use crate::sync::SpinLock;
+use crate::time::{self, NANOSECONDS};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use linux_raw_sys::general::{
+    FUTEX_BITSET_MATCH_ANY, FUTEX_CLOCK_REALTIME, FUTEX_CMP_REQUEUE, FUTEX_OWNER_DIED,
+    FUTEX_PRIVATE_FLAG, FUTEX_REQUEUE, FUTEX_TID_MASK, FUTEX_WAIT, FUTEX_WAIT_BITSET,
+    FUTEX_WAITERS, FUTEX_WAKE, FUTEX_WAKE_BITSET, FUTEX_WAKE_OP,
+};
+
+const BUCKETS: usize = 64;
+/// Linux's `ROBUST_LIST_LIMIT`.
+const ROBUST_LIMIT: usize = 2048;
+
+/// Where a futex's word is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Key {
+    /// Root of the page tables; 0 for memory that is shared.
+    space: u64,
+    /// Guest-virtual there, or guest-physical.
+    address: u64,
+}
+
+impl Key {
+    fn bucket(self) -> usize {
+        let mixed = (self.space ^ self.address.rotate_left(20)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        usize_from(mixed >> 58)
+    }
+}
+
+/// A waiter that others can find.
+struct Sleeper {
+    thread: Arc<Thread>,
+    woken: AtomicBool,
+    /// Which bucket it is in; a requeue changes that.
+    bucket: AtomicUsize,
+}
+
+struct Waiting {
+    key: Key,
+    bits: u32,
+    sleeper: Arc<Sleeper>,
+}
+
+static TABLE: [SpinLock<Vec<Waiting>>; BUCKETS] = [const { SpinLock::new(Vec::new()) }; BUCKETS];
+
+/// A word in memory that stays where it is while this exists.
+struct Word {
+    key: Key,
+    physical: PhysAddr,
+    #[expect(dead_code, reason = "held")]
+    frame: Option<Frame>,
+}
+
+impl Word {
+    fn find(address: u64, private: bool, access: Access) -> Result<Self> {
+        if !address.is_multiple_of(4) {
+            return Err(Errno::EINVAL);
+        }
+        let me = current();
+        let (physical, frame) = me.memory().pin(address, access)?;
+        let shared = !private && me.memory().is_shared(address);
+        let key = if shared {
+            Key { space: 0, address: physical.0 }
+        } else {
+            Key { space: me.memory().root().0, address }
+        };
+        Ok(Self { key, physical, frame })
+    }
+
+    fn atomic(&self) -> &AtomicU32 {
+        // SAFETY: four aligned bytes of a page that is held or an image's, in the direct map; programs
+        // access them as they like, which atomics allow for.
+        unsafe { AtomicU32::from_ptr(self.physical.to_pointer().cast()) }
+    }
+
+    fn value(&self) -> u32 {
+        self.atomic().load(Ordering::SeqCst)
+    }
+}
+
+/// When a wait ends.
+fn deadline(operation: u32, timeout: UserPtr<[i64; 2]>, absolute: bool) -> Result<Option<u64>> {
+    let Some(timeout) = timeout.non_null() else { return Ok(None) };
+    let [seconds, nanoseconds] = timeout.read()?;
+    let seconds = u64::try_from(seconds).map_err(|_| Errno::EINVAL)?;
+    let nanoseconds = u64::try_from(nanoseconds)
+        .ok()
+        .filter(|&nanoseconds| nanoseconds < NANOSECONDS)
+        .ok_or(Errno::EINVAL)?;
+    let ns = seconds.saturating_mul(NANOSECONDS).saturating_add(nanoseconds);
+    Ok(Some(if !absolute {
+        current().deadline(time::monotonic_ns().saturating_add(ns))
+    } else if operation & FUTEX_CLOCK_REALTIME != 0 {
+        let offset = time::realtime_ns().saturating_sub(time::monotonic_ns());
+        ns.saturating_sub(offset).max(1)
+    } else {
+        ns.max(1)
+    }))
+}
+
+/// Waits while the word has the value.
+fn wait(address: u64, private: bool, value: u32, bits: u32, deadline: Option<u64>) -> Result<()> {
+    if bits == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let me = current();
+    let word = Word::find(address, private, Access::Read)?;
+    let bucket = word.key.bucket();
+    let sleeper = Arc::new(Sleeper {
+        thread: me.to_arc(),
+        woken: AtomicBool::new(false),
+        bucket: AtomicUsize::new(bucket),
+    });
+    {
+        let mut waiting = TABLE[bucket].lock();
+        // Whoever wakes takes the lock after changing the word.
+        if word.value() != value {
+            return Err(Errno::EAGAIN);
+        }
+        waiting.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+        waiting.push(Waiting { key: word.key, bits, sleeper: sleeper.clone() });
+    }
+    let result = sched::wait(&[], deadline, || sleeper.woken.load(Ordering::SeqCst).then_some(()));
+    if matches!(result, Ok(Some(()))) {
+        return Ok(());
+    }
+    loop {
+        let bucket = sleeper.bucket.load(Ordering::SeqCst);
+        let mut waiting = TABLE[bucket].lock();
+        if sleeper.woken.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let place = waiting.iter().position(|one| Arc::ptr_eq(&one.sleeper, &sleeper));
+        if let Some(place) = place {
+            let removed = waiting.remove(place);
+            drop(waiting);
+            drop(removed);
+            break;
+        }
+        // It was just moved to another bucket.
+    }
+    match result {
+        Ok(_) => Err(Errno::ETIMEDOUT),
+        Err(error) => Err(error),
+    }
+}
+
+/// Wakes up to `count` waiters of a key; returns how many.
+fn wake_key(key: Key, count: usize, bits: u32) -> usize {
+    let mut woken = 0;
+    while woken < count {
+        let mut waiting = TABLE[key.bucket()].lock();
+        let Some(at) = waiting.iter().position(|one| one.key == key && one.bits & bits != 0) else {
+            break;
+        };
+        let taken = waiting.remove(at);
+        taken.sleeper.woken.store(true, Ordering::SeqCst);
+        drop(waiting);
+        run::wake(&taken.sleeper.thread);
+        woken += 1;
+    }
+    woken
+}
+
+fn wake(address: u64, private: bool, count: u32, bits: u32) -> Result<usize> {
+    if bits == 0 {
+        return Err(Errno::EINVAL);
+    }
+    let word = Word::find(address, private, Access::Read)?;
+    // Zero still wakes one, as on Linux.
+    Ok(wake_key(word.key, usize_from(count.into()).max(1), bits))
+}
+
+/// Wakes some waiters and lets others wait for another word.
+fn requeue(from: &Word, to: &Word, expected: Option<u32>, wakes: u32, moves: u32) -> Result<usize> {
+    let (first, second) = (from.key.bucket(), to.key.bucket());
+    let mut woken = Vec::new();
+    let total = {
+        let mut source;
+        let mut target;
+        // In the order of the table, so that two of these don't wait for each other.
+        if first == second {
+            source = TABLE[first].lock();
+            target = None;
+        } else if first < second {
+            source = TABLE[first].lock();
+            target = Some(TABLE[second].lock());
+        } else {
+            target = Some(TABLE[second].lock());
+            source = TABLE[first].lock();
+        }
+        if expected.is_some_and(|expected| from.value() != expected) {
+            return Err(Errno::EAGAIN);
+        }
+        let count = source.iter().filter(|one| one.key == from.key).count();
+        woken.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+        if let Some(target) = &mut target {
+            target.try_reserve(count).map_err(|_| Errno::ENOMEM)?;
+        }
+        let mut moved = 0;
+        let mut at = 0;
+        while at < source.len() {
+            if source[at].key != from.key {
+                at += 1;
+            } else if woken.len() < usize_from(wakes.into()) {
+                let taken = source.remove(at);
+                taken.sleeper.woken.store(true, Ordering::SeqCst);
+                woken.push(taken.sleeper);
+            } else if moved < usize_from(moves.into()) {
+                moved += 1;
+                let mut taken = source.remove(at);
+                taken.key = to.key;
+                taken.sleeper.bucket.store(second, Ordering::SeqCst);
+                match &mut target {
+                    Some(target) => target.push(taken),
+                    // Behind those that it is among already; not looked at again, as its key differs
+                    // unless both words are the same.
+                    None if from.key == to.key => {
+                        source.insert(at, taken);
+                        at += 1;
+                    }
+                    None => source.push(taken),
+                }
+            } else {
+                break;
+            }
+        }
+        woken.len() + moved
+    };
+    for sleeper in woken {
+        run::wake(&sleeper.thread);
+    }
+    Ok(total)
+}
+
+/// `FUTEX_WAKE_OP`: changes the second word, and wakes its waiters if its old value compares so.
+fn wake_operation(
+    address: u64,
+    address2: u64,
+    private: bool,
+    counts: (u32, u32),
+    operation: u32,
+) -> Result<usize> {
+    let first = Word::find(address, private, Access::Read)?;
+    let second = Word::find(address2, private, Access::Write)?;
+    let signed = |shift: u32| (operation << (20 - shift)).cast_signed() >> 20;
+    let (kind, compare) = (operation >> 28, operation >> 24 & 0xf);
+    let mut argument = signed(12).cast_unsigned();
+    let against = signed(0);
+    const SHIFT: u32 = 8;
+    if kind & SHIFT != 0 {
+        argument = 1_u32.wrapping_shl(argument);
+    }
+    let change = |old: u32| match kind & 7 {
+        0 => Some(argument),
+        1 => Some(old.wrapping_add(argument)),
+        2 => Some(old | argument),
+        3 => Some(old & !argument),
+        4 => Some(old ^ argument),
+        _ => None,
+    };
+    let old = second
+        .atomic()
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change)
+        .map_err(|_| Errno::ENOSYS)?
+        .cast_signed();
+    let holds = match compare {
+        0 => old == against,
+        1 => old != against,
+        2 => old < against,
+        3 => old <= against,
+        4 => old > against,
+        5 => old >= against,
+        _ => return Err(Errno::ENOSYS),
+    };
+    let mut woken = wake_key(first.key, usize_from(counts.0.into()).max(1), u32::MAX);
+    if holds {
+        woken += wake_key(second.key, usize_from(counts.1.into()).max(1), u32::MAX);
+    }
+    Ok(woken)
+}
+
+/// `futex(2)`.
+///
+/// # Errors
+/// As the man page says; ENOSYS for the operations with priority inheritance.
+pub fn futex(
+    address: UserPtr<u32>,
+    operation: u32,
+    value: u32,
+    timeout: UserPtr<[i64; 2]>,
+    address2: UserPtr<u32>,
+    value3: u32,
+) -> Result<usize> {
+    let private = operation & FUTEX_PRIVATE_FLAG != 0;
+    let kind = operation & !(FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME);
+    if operation & FUTEX_CLOCK_REALTIME != 0 && kind != FUTEX_WAIT_BITSET && kind != FUTEX_WAIT {
+        return Err(Errno::ENOSYS);
+    }
+    let at = address.address();
+    // In place of the timeout, some operations have a second count.
+    let [a, b, c, d, ..] = timeout.address().to_le_bytes();
+    let count2 = u32::from_le_bytes([a, b, c, d]);
+    let any = FUTEX_BITSET_MATCH_ANY;
+    match kind {
+        FUTEX_WAIT => {
+            let deadline = deadline(operation, timeout, false)?;
+            wait(at, private, value, any, deadline).map(|()| 0)
+        }
+        FUTEX_WAIT_BITSET => {
+            let deadline = deadline(operation, timeout, true)?;
+            wait(at, private, value, value3, deadline).map(|()| 0)
+        }
+        FUTEX_WAKE => wake(at, private, value, any),
+        FUTEX_WAKE_BITSET => wake(at, private, value, value3),
+        FUTEX_REQUEUE | FUTEX_CMP_REQUEUE => {
+            if value.cast_signed() < 0 || count2.cast_signed() < 0 {
+                return Err(Errno::EINVAL);
+            }
+            let from = Word::find(at, private, Access::Read)?;
+            let to = Word::find(address2.address(), private, Access::Read)?;
+            let expected = (kind == FUTEX_CMP_REQUEUE).then_some(value3);
+            requeue(&from, &to, expected, value, count2)
+        }
+        FUTEX_WAKE_OP => wake_operation(at, address2.address(), private, (value, count2), value3),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+/// `set_robust_list(2)`.
+///
+/// # Errors
+/// EINVAL for another size of the head.
+pub fn set_robust_list(head: UserPtr<u64>, length: usize) -> Result<()> {
+    if length != 24 {
+        return Err(Errno::EINVAL);
+    }
+    current().robust_list.store(head.address(), Ordering::Relaxed);
+    Ok(())
+}
+
+/// `get_robust_list(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn get_robust_list(tid: Pid, head: UserPtr<u64>, length: UserPtr<u64>) -> Result<()> {
+    let me = current();
+    let thread = if tid == 0 { me.to_arc() } else { find_thread(tid).ok_or(Errno::ESRCH)? };
+    let who = me.credentials();
+    if !who.is_privileged() && thread.credentials().uid != who.euid {
+        return Err(Errno::EPERM);
+    }
+    length.write(24)?;
+    head.write(thread.robust_list.load(Ordering::Relaxed))
+}
+
+/// The running thread gives up its memory, by its end or by `execve`: locks that it holds are marked,
+/// and whoever waits for its id to be cleared is woken (set_robust_list(2), set_tid_address(2)).
+pub fn leave_memory() {
+    let me = current();
+    let head = me.robust_list.swap(0, Ordering::Relaxed);
+    if head != 0 {
+        // What cannot be read ends the list.
+        let _ = walk_robust_list(head);
+    }
+    let address = me.clear_child_tid.swap(0, Ordering::Relaxed);
+    if address != 0 && UserPtr::new(address).write(0_i32).is_ok() {
+        let _ = wake(address, false, 1, FUTEX_BITSET_MATCH_ANY);
+    }
+}
+
+fn walk_robust_list(head: u64) -> Result<()> {
+    let field = |index: usize| UserPtr::<u64>::new(head).element(index).read();
+    let (mut entry, offset, pending) = (field(0)?, field(1)?, field(2)?);
+    // Bit 0 says that the lock inherits priorities.
+    let lock_of = |entry: u64| (entry & !1).wrapping_add(offset);
+    for _ in 0..ROBUST_LIMIT {
+        if entry & !1 == head {
+            break;
+        }
+        let next = UserPtr::<u64>::new(entry & !1).read();
+        if entry != pending {
+            give_up_lock(lock_of(entry), false)?;
+        }
+        entry = next?;
+    }
+    if pending != 0 {
+        give_up_lock(lock_of(pending), true)?;
+    }
+    Ok(())
+}
+
+fn give_up_lock(address: u64, pending: bool) -> Result<()> {
+    let word = Word::find(address, false, Access::Write)?;
+    let tid = current().tid().cast_unsigned();
+    let marked = word.atomic().fetch_update(Ordering::SeqCst, Ordering::SeqCst, |value| {
+        (value & FUTEX_TID_MASK == tid).then_some(value & FUTEX_WAITERS | FUTEX_OWNER_DIED)
+    });
+    match marked {
+        Ok(value) if value & FUTEX_WAITERS != 0 => {
+            wake_key(word.key, 1, u32::MAX);
+        }
+        // Between unlocking and waking: the wake-up happens here.
+        Err(0) if pending => {
+            wake_key(word.key, 1, u32::MAX);
+        }
+        _ => {}
+    }
+    Ok(())
+}
