@@ -9,6 +9,7 @@ extern crate alloc;
 pub mod arch;
 #[cfg(target_os = "none")]
 pub mod boot;
+pub mod capability;
 #[cfg(target_os = "none")]
 pub mod drivers;
 pub mod errno;

@@ -28,6 +28,7 @@ pub mod number {
     pub const SIGTTIN: u8 = 21;
     pub const SIGTTOU: u8 = 22;
     pub const SIGURG: u8 = 23;
+    pub const SIGXCPU: u8 = 24;
     pub const SIGXFSZ: u8 = 25;
     pub const SIGWINCH: u8 = 28;
     pub const SIGSYS: u8 = 31;

@@ -2,7 +2,9 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use airlock_abi::boot::{BootInfo, CpuidLeaf, EntryNote, MAGIC, Range, VERSION, flags};
+use airlock_abi::boot::{
+    BootInfo, CpuidLeaf, EntryNote, MAGIC, Range, StartedConsole, VERSION, flags,
+};
 use airlock_abi::layout::{VIRTIO_MMIO_BASE, VIRTIO_MMIO_IRQ_BASE, VIRTIO_MMIO_SIZE};
 use kvm_bindings::{
     KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2, kvm_regs, kvm_segment, kvm_sregs,
@@ -10,6 +12,7 @@ use kvm_bindings::{
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError};
 
 use crate::config::Config;
+use crate::loader::PAGE;
 use crate::memory::GuestMemory;
 
 /// [`BootInfo`] as the bytes that the guest reads.
@@ -69,9 +72,16 @@ fn terminated(strings: &[Vec<u8>]) -> Vec<u8> {
 }
 
 impl BootBlock {
-    /// Where the block goes: behind the kernel, whose last page it shares if there is room.
+    /// Where the pages of the started console's queues go: behind the kernel.
+    pub const fn rings_after(kernel_end: u64) -> [u64; 2] {
+        let start = kernel_end.next_multiple_of(PAGE);
+        [start, start + PAGE]
+    }
+
+    /// Where the block goes: behind those.
     pub const fn address_after(kernel_end: u64) -> u64 {
-        kernel_end.next_multiple_of(16)
+        let [_, last] = Self::rings_after(kernel_end);
+        last + PAGE
     }
 
     /// Lays out the block.
@@ -80,6 +90,7 @@ impl BootBlock {
         memory: &GuestMemory,
         address: u64,
         devices: usize,
+        console: StartedConsole,
         entropy: [u8; 96],
     ) -> Self {
         let (mut seed, mut first_random) = ([0; 32], [0; 64]);
@@ -109,6 +120,7 @@ impl BootBlock {
             cpus: u64::from(config.cpus),
             free: memory.free(end),
             root_image: memory.root_image,
+            console,
             command_line,
             program,
             arguments,

@@ -11,6 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
+use airlock_abi::boot::StartedConsole;
+use airlock_abi::console::{PORT_STDERR, PORT_STDOUT, ring, transmit_queue};
+use airlock_abi::layout::{VIRTIO_MMIO_BASE, VIRTIO_MMIO_IRQ_BASE};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -18,9 +21,11 @@ use crate::boot::BootBlock;
 use crate::bus::Bus;
 use crate::config::{Config, KernelImage, Outcome};
 use crate::devices::serial::SerialPort;
+use crate::devices::virtio::Notify;
 use crate::devices::virtio::console::{Console, Files};
 use crate::devices::virtio::memory::DeviceMemory;
 use crate::devices::virtio::mmio::Transport;
+use crate::devices::virtio::queue::QueueRegisters;
 use crate::devices::virtio::rng::Rng;
 use crate::entropy;
 use crate::error::Error;
@@ -93,11 +98,12 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
         .collect();
     log::debug!("{:?}: memory mapped", begin.elapsed());
 
-    let (bus, mut events) = devices(&config, &vm, &memory, &vcpus, signals)?;
+    let rings = BootBlock::rings_after(kernel.end());
+    let (bus, mut events, console) = devices(&config, &vm, &memory, rings, &vcpus, signals)?;
     log::debug!("{:?}: devices made", begin.elapsed());
     threads.spawn_secondaries(&vm, config.cpus)?;
 
-    let block = BootBlock::new(&config, &memory, boot_info, bus.windows.len(), seed()?);
+    let block = BootBlock::new(&config, &memory, boot_info, bus.windows.len(), console, seed()?);
     if let Some(needed) =
         block.end().checked_sub(memory.ram_base()).filter(|needed| *needed > config.memory)
     {
@@ -153,9 +159,10 @@ fn devices(
     config: &Config,
     vm: &VmFd,
     memory: &GuestMemory,
+    rings: [u64; 2],
     vcpus: &Arc<Vcpus>,
     signals: SignalFile,
-) -> Result<(Bus, EventLoop), Error> {
+) -> Result<(Bus, EventLoop, StartedConsole), Error> {
     let interrupts = interrupts::connect(vm, DEVICES)
         .map_err(|error| Error::Kvm { doing: "connect device interrupts", source: error.into() })?;
     let [console_irq, rng_irq] = <[EventFd; 2]>::try_from(interrupts)
@@ -178,12 +185,11 @@ fn devices(
         device.resize(columns, rows);
     }
     let console_wake = event()?;
-    let console: Shared<Console> = Arc::new(Mutex::new(Transport::new(
-        device,
-        reach.clone(),
-        console_irq,
-        duplicate(&console_wake)?,
-    )));
+    let mut console = Transport::new(device, reach.clone(), console_irq, duplicate(&console_wake)?);
+    // Each access to a register is an exit, and costs host B as much as a thousand instructions.
+    let started =
+        if config.terminal { StartedConsole::default() } else { start(&mut console, rings) };
+    let console: Shared<Console> = Arc::new(Mutex::new(console));
     let rng_wake = event()?;
     let rng: Shared<Rng> =
         Arc::new(Mutex::new(Transport::new(Rng, reach, rng_irq, duplicate(&rng_wake)?)));
@@ -192,7 +198,30 @@ fn devices(
     events.attend(Arc::clone(&console), console_wake);
     events.attend(Arc::clone(&rng), rng_wake);
     let bus = Bus::new(SerialPort::new(config.verbose), vec![console, rng]);
-    Ok((bus, events))
+    Ok((bus, events, started))
+}
+
+/// Starts the console for the guest, with queues for standard output and error in these pages.
+fn start<I: Notify, W: Notify>(
+    console: &mut Transport<Console, I, W>,
+    [output, errors]: [u64; 2],
+) -> StartedConsole {
+    let queue = |port, page| {
+        let registers = QueueRegisters {
+            size: ring::SIZE.into(),
+            descriptors: page,
+            available: page + ring::AVAILABLE,
+            used: page + ring::USED,
+        };
+        (transmit_queue(port), registers)
+    };
+    console.start([queue(PORT_STDOUT, output), queue(PORT_STDERR, errors)]);
+    StartedConsole {
+        registers: VIRTIO_MMIO_BASE,
+        interrupt: VIRTIO_MMIO_IRQ_BASE.into(),
+        output,
+        errors,
+    }
 }
 
 /// The vCPU threads; dropping this ends them.

@@ -19,7 +19,7 @@ pub const NOTE_TYPE: u32 = 1;
 /// Name of the ELF note, without its terminating NUL.
 pub const NOTE_NAME: &str = "Airlock";
 /// Value of [`EntryNote::version`] and [`BootInfo::version`]; changes with every incompatible change.
-pub const VERSION: u64 = 1;
+pub const VERSION: u64 = 2;
 /// Value of [`BootInfo::magic`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"AIRLOCK\0");
 
@@ -61,6 +61,8 @@ pub struct BootInfo {
     pub free: [Range; 2],
     /// The root file system: an EROFS image in a read-only memory slot, page-aligned.
     pub root_image: Range,
+    /// The console, if the VMM has started it as a driver would.
+    pub console: StartedConsole,
     /// The kernel command line, without NUL: `virtio_mmio.device=SIZE@ADDRESS:IRQ ...`
     pub command_line: Range,
     /// Absolute path of the program in the guest, without NUL.
@@ -85,6 +87,21 @@ pub struct BootInfo {
     /// More entropy from the host, for the first program's `AT_RANDOM` and address space layout, so that
     /// the generator need not run before it is asked for something.
     pub first_random: [u8; 64],
+}
+
+/// A console device (see [`crate::console`]) that needs no driver to start it: all features that it
+/// offers are accepted, these queues are enabled as [`crate::console::ring`] says, and `DRIVER_OK` is set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartedConsole {
+    /// Guest-physical address of its registers; 0 means that there is no such device.
+    pub registers: u64,
+    /// Its interrupt number.
+    pub interrupt: u64,
+    /// Guest-physical address of the page of standard output's transmit queue.
+    pub output: u64,
+    /// The same of standard error's.
+    pub errors: u64,
 }
 
 /// An answer of the CPUID instruction (SDM volume 2A).

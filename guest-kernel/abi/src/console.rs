@@ -46,6 +46,17 @@ pub const PORT_NAMES: [&str; 6] = [
     "airlock.signals",
 ];
 
+/// A queue in a page of its own, as this kernel's driver makes it and
+/// [`crate::boot::StartedConsole`] has it.
+pub mod ring {
+    /// Number of descriptors; their table is at the start of the page.
+    pub const SIZE: u16 = 64;
+    /// Offset of the available ring.
+    pub const AVAILABLE: u64 = 1024;
+    /// Offset of the used ring.
+    pub const USED: u64 = 2048;
+}
+
 /// Index of a port's receive queue.
 pub const fn receive_queue(port: u32) -> u32 {
     if port == 0 { 0 } else { 2 + 2 * port }

@@ -24,6 +24,9 @@ pub mod cpu {
     /// Forgets the translation of one page: there is none.
     pub fn flush_page(_address: u64) {}
 
+    /// Forgets the translation of a page that was faulted on: there is none.
+    pub fn forget_fault(_address: u64) {}
+
     /// Forgets all translations: there are none.
     pub fn flush_all() {}
 }

@@ -7,7 +7,7 @@ use crate::arch::frame::{rflags, selector};
 use crate::arch::{TrapFrame, fpu, image_address, native, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, elf, stack};
-use crate::memory::areas::{Area, Backing, FileLabel, Label, Protection};
+use crate::memory::areas::{Area, AreaFlags, Backing, FileLabel, Label, Protection};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
 use crate::process::{self, Program};
@@ -142,19 +142,22 @@ pub fn start(info: &'static BootInfo) -> ! {
         probe::set_traced();
     }
     let features = features();
+    if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
+        let [low, size, _, high] = cpu::cpuid(0xd, 0);
+        let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
+        fpu::use_vmm(components, usize_from(size.into()));
+    }
     HWCAP[0].store(features.hwcap, Ordering::Relaxed);
     HWCAP[1].store(features.hwcap2, Ordering::Relaxed);
+    drivers::console::take_over(&info.console);
     fs::services::install(&drivers::FILE_SERVICES);
+    let started = start_program(info, &features);
+    // What needs ring 0 comes last: on host B, all before is executed in ring 3.
+    native::end();
     log!("airlock kernel: {} MiB of RAM", (frame::total() * PAGE) >> 20);
-    match start_program(info, &features) {
+    match started {
         Ok((frame, root)) => {
-            native::end();
             features.enable();
-            if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
-                let [low, size, _, high] = cpu::cpuid(0xd, 0);
-                let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
-                fpu::use_vmm(components, usize_from(size.into()));
-            }
             // SAFETY: the process keeps its address space, whose root maps the kernel.
             unsafe { probe::enter_user(&frame, root) }
         }
@@ -201,8 +204,16 @@ pub fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>)
     let page = |address: u64, pointer: PhysAddr, protection, label| {
         let backing = Backing::Object { source: Arc::new(FixedPages(pointer)), first_page: 0 };
         let (start, end) = (address, address + PAGE);
-        let area =
-            Area { start, end, protection, allowed: protection, shared: false, backing, label };
+        let area = Area {
+            start,
+            end,
+            protection,
+            allowed: protection,
+            shared: false,
+            backing,
+            label,
+            flags: AreaFlags::NONE,
+        };
         space.add(area, 1)
     };
     let code = Protection::READ.with(Protection::EXECUTE);
@@ -269,6 +280,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         hwcap2: features.hwcap2,
         minimum_signal_stack: crate::signal::MINIMUM_STACK,
         ids: [0; 4],
+        secure: false,
         random,
         vdso,
     };
@@ -291,7 +303,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         memory: space,
         files,
         fs: context,
-        program: Program { path: path.to_vec(), executing: Some(executing), auxiliary: (0, 0) },
+        program: Program { path: path.to_vec(), executing: Some(executing) },
         name: name.to_vec(),
         start_ns: time::monotonic_ns(),
     });

@@ -1,7 +1,7 @@
 //! The PVH boot protocol: what another VMM tells (Xen's `hvm/start_info.h`), as our boot block.
 
 use crate::memory::{PAGE, PhysAddr, page_ceil};
-use airlock_abi::boot::{BootInfo, MAGIC, Range, VERSION, flags};
+use airlock_abi::boot::{BootInfo, MAGIC, Range, StartedConsole, VERSION, flags};
 use airlock_abi::layout::KERNEL_BASE;
 
 const START_MAGIC: u32 = 0x336e_c578;
@@ -48,6 +48,7 @@ static mut INFO: BootInfo = BootInfo {
     cpus: 1,
     free: [Range { start: 0, len: 0 }; 2],
     root_image: Range { start: 0, len: 0 },
+    console: StartedConsole { registers: 0, interrupt: 0, output: 0, errors: 0 },
     command_line: Range { start: 0, len: 0 },
     program: Range { start: 0, len: 0 },
     arguments: Range { start: 0, len: 0 },

@@ -14,10 +14,10 @@ use crate::sched::{WaitQueue, wait};
 use crate::signal::{Information, action, bit, number};
 use crate::sync::SpinLock;
 use crate::{boot, process};
-use airlock_abi::boot::flags;
+use airlock_abi::boot::{StartedConsole, flags};
 use airlock_abi::console::{
-    CONTROL_TRANSMIT_QUEUE, F_RESULT, PORT_SIGNALS, PORT_TERMINAL, PORTS, receive_queue,
-    transmit_queue,
+    CONTROL_TRANSMIT_QUEUE, F_RESULT, PORT_SIGNALS, PORT_STDERR, PORT_STDOUT, PORT_TERMINAL, PORTS,
+    receive_queue, transmit_queue,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -63,6 +63,8 @@ struct Input {
 
 enum State {
     Unknown,
+    /// The VMM has started it: its registers, and the pages of two queues.
+    Started(Registers, [PhysAddr; 2]),
     Absent,
     Present(Box<Device>),
 }
@@ -98,14 +100,20 @@ pub fn interrupt(line: u32) {
 
 fn with<T>(act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
     let mut state = STATE.lock();
-    if matches!(*state, State::Unknown) {
-        *state = match Device::find() {
-            Ok(device) => State::Present(Box::new(device)),
-            Err(error) => {
-                crate::log!("no console: {error}");
-                State::Absent
-            }
-        };
+    match *state {
+        State::Unknown => {
+            *state = match Device::find() {
+                Ok(device) => State::Present(Box::new(device)),
+                Err(error) => {
+                    crate::log!("no console: {error}");
+                    State::Absent
+                }
+            };
+        }
+        State::Started(registers, queues) => {
+            *state = State::Present(Box::new(Device::started(registers, queues)));
+        }
+        _ => {}
     }
     match &mut *state {
         State::Present(device) => act(device),
@@ -113,7 +121,36 @@ fn with<T>(act: impl FnOnce(&mut Device) -> Result<T>) -> Result<T> {
     }
 }
 
+/// Takes over a console that the VMM has started, if it has.
+pub fn take_over(console: &StartedConsole) {
+    let Ok(line) = u32::try_from(console.interrupt) else { return };
+    if console.registers != 0 {
+        LINE.store(line, Ordering::Relaxed);
+        let registers = Registers::of_started(PhysAddr(console.registers), line);
+        *STATE.lock() =
+            State::Started(registers, [PhysAddr(console.output), PhysAddr(console.errors)]);
+    }
+}
+
 impl Device {
+    fn started(registers: Registers, [output, errors]: [PhysAddr; 2]) -> Self {
+        let mut device = Self::new(registers, true);
+        for (port, page) in [(PORT_STDOUT, output), (PORT_STDERR, errors)] {
+            device.output[port as usize] =
+                Some(registers.enabled_queue(transmit_queue(port), page));
+        }
+        device
+    }
+
+    const fn new(registers: Registers, results: bool) -> Self {
+        Self {
+            registers,
+            results,
+            output: [const { None }; PORTS as usize],
+            input: [const { None }; PORTS as usize],
+        }
+    }
+
     fn find() -> Result<Self> {
         let registers = Registers::find(DEVICE_ID).ok_or(Errno::ENODEV)?;
         let features = registers.negotiate(F_SIZE | F_MULTIPORT | 1 << F_RESULT)?;
@@ -122,12 +159,7 @@ impl Device {
         if !results && features & F_MULTIPORT == 0 {
             return Err(Errno::ENODEV);
         }
-        let mut device = Self {
-            registers,
-            results,
-            output: [const { None }; PORTS as usize],
-            input: [const { None }; PORTS as usize],
-        };
+        let mut device = Self::new(registers, results);
         registers.start();
         if !results {
             device.open_standard_ports()?;
@@ -150,7 +182,7 @@ impl Device {
             // SAFETY: the spare part of the queue's frame; no chain is in flight.
             unsafe { control.spare().to_pointer().cast::<[u8; 8]>().write(message) };
             let buffer = Buffer { address: control.spare(), len: 8, writable: false };
-            control.submit(core::iter::once(buffer));
+            control.submit(core::iter::once(buffer), false);
             while control.take_used().is_none() {
                 core::hint::spin_loop();
             }
@@ -263,7 +295,15 @@ pub fn write_kernel(port: u32, bytes: &[u8]) -> Result<usize> {
 
 /// Sends `count` pieces, waits, and says what the device made of them; `None` if it has no results.
 fn send(port: u32, pieces: &mut [Buffer], count: usize) -> Result<Option<Result<usize>>> {
-    submit(port, pieces, count)?;
+    // What the host can take at once is taken when this returns.
+    submit(port, pieces, count, false)?;
+    if let Some(result) = take_sent(port)? {
+        return Ok(result);
+    }
+    with(|device| {
+        device.output(port)?.want_interrupt();
+        Ok(())
+    })?;
     // Not interruptible: the device has the program's pages, and the host decides how long it takes.
     loop {
         if let Some(result) = take_sent(port)? {
@@ -280,13 +320,13 @@ fn send(port: u32, pieces: &mut [Buffer], count: usize) -> Result<Option<Result<
 }
 
 /// Gives the device `count` pieces; the last one of `pieces` is for the result. No others may be with it.
-fn submit(port: u32, pieces: &mut [Buffer], count: usize) -> Result<()> {
+fn submit(port: u32, pieces: &mut [Buffer], count: usize, interrupt: bool) -> Result<()> {
     with(|device| {
         let results = device.results;
         let queue = device.output(port)?;
         pieces[count] = result_buffer(queue);
         let used = if results { count + 1 } else { count };
-        queue.submit(pieces[..used].iter().copied());
+        queue.submit(pieces[..used].iter().copied(), interrupt);
         Ok(())
     })
 }
@@ -308,7 +348,7 @@ fn take_sent(port: u32) -> Result<Option<Option<Result<usize>>>> {
 pub fn start_page(port: u32, page: &Frame, len: usize) -> Result<()> {
     let nothing = Buffer { address: PhysAddr(0), len: 0, writable: false };
     let mut pieces = [Buffer { address: page.address(), len, writable: false }, nothing];
-    submit(port, &mut pieces, 1)
+    submit(port, &mut pieces, 1, true)
 }
 
 /// Whether the device has taken the page, and what the host said.
@@ -345,7 +385,7 @@ pub fn poll_input(port: u32, want: usize) -> Result<bool> {
         input.asked = true;
         let data = Buffer { address: input.buffer, len: want.clamp(1, INPUT_SIZE), writable: true };
         let chain = [data, result_buffer(&input.queue)];
-        input.queue.submit(chain[..if results { 2 } else { 1 }].iter().copied());
+        input.queue.submit(chain[..if results { 2 } else { 1 }].iter().copied(), true);
         Ok(false)
     })
 }

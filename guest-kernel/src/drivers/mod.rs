@@ -13,7 +13,7 @@ use crate::fs::services::Services;
 use crate::fs::{Timestamp, services};
 use crate::memory::{UserReader, UserWriter};
 use crate::sched::WaitQueue;
-use crate::signal::{Information, number::SIGPIPE};
+use crate::signal::{Information, number::SIGPIPE, number::SIGXFSZ};
 use crate::{process, random, time};
 use alloc::sync::Arc;
 
@@ -133,12 +133,29 @@ impl Services for FileServices {
         }
     }
 
+    fn file_size_limit(&self) -> u64 {
+        process::current().limits().lock().0[process::resource::FSIZE].soft
+    }
+
+    fn file_too_large(&self) {
+        let process = process::current();
+        let who = u64::from(process.pid.cast_unsigned());
+        let _ = process::send_to_thread(&process, Information::new(SIGXFSZ, process::SI_USER, who));
+    }
+
     fn process(&self, pid: u32) -> Option<Arc<dyn ProcessFacts>> {
         let pid = match pid {
             0 => process::current().pid,
             pid => i32::try_from(pid).ok()?,
         };
-        Some(process::find(pid)?)
+        match process::find(pid) {
+            Some(process) => Some(process),
+            None => Some(Arc::new(process::ThreadFacts(process::find_thread(pid)?))),
+        }
+    }
+
+    fn thread_id(&self) -> u32 {
+        u32::try_from(process::current().tid()).unwrap_or(0)
     }
 
     fn next_process(&self, pid: u32) -> Option<u32> {

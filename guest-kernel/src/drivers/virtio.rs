@@ -6,6 +6,7 @@ use crate::errno::{Errno, Result};
 use crate::memory::frame::{self, Content};
 use crate::memory::{PhysAddr, usize_from};
 use airlock_abi::boot::flags;
+use airlock_abi::console::ring;
 use airlock_abi::layout::IRQ_VECTOR_BASE;
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
@@ -83,6 +84,16 @@ impl Registers {
     /// The interrupt number.
     pub fn line(self) -> u32 {
         self.line
+    }
+
+    /// Those at this address, of a device that another has found and started.
+    pub const fn of_started(base: PhysAddr, line: u32) -> Self {
+        Self { base, line }
+    }
+
+    /// A queue that was enabled for us: its index, and its page.
+    pub const fn enabled_queue(self, index: u32, memory: PhysAddr) -> Queue {
+        Queue { registers: self, index, memory, used: 0 }
     }
 
     /// Resets the device and agrees on features; `wanted` are device-specific bits below 32.
@@ -181,9 +192,11 @@ pub struct Queue {
 
 impl Queue {
     /// Descriptors.
-    pub const SIZE: u16 = 64;
-    const AVAILABLE: usize = 1024;
-    const USED: usize = 2048;
+    pub const SIZE: u16 = ring::SIZE;
+    const AVAILABLE: usize = usize_from(ring::AVAILABLE);
+    const USED: usize = usize_from(ring::USED);
+    /// `VIRTQ_AVAIL_F_NO_INTERRUPT`.
+    const NO_INTERRUPT: u32 = 1;
     /// Bytes of the frame that the queue does not need: for a result, or small data.
     const SPARE: usize = 3072;
 
@@ -199,8 +212,20 @@ impl Queue {
         PhysAddr(self.memory.0 + offset as u64).to_pointer().cast()
     }
 
-    /// Gives the device a chain of buffers, at most [`Self::SIZE`], and tells it.
-    pub fn submit(&mut self, buffers: impl ExactSizeIterator<Item = Buffer>) {
+    /// Flags and index of the available ring, in one word.
+    fn available(&self) -> &AtomicU32 {
+        // SAFETY: the first four bytes of the ring, in the queue's frame.
+        unsafe { AtomicU32::from_ptr(self.at::<u32>(Self::AVAILABLE)) }
+    }
+
+    /// From now on the device shall interrupt when it returns a chain; one may be returned already.
+    pub fn want_interrupt(&mut self) {
+        self.available().fetch_and(!Self::NO_INTERRUPT, Ordering::SeqCst);
+    }
+
+    /// Gives the device a chain of buffers, at most [`Self::SIZE`], and tells it. `interrupt` says whether it
+    /// shall interrupt when it returns them.
+    pub fn submit(&mut self, buffers: impl ExactSizeIterator<Item = Buffer>, interrupt: bool) {
         let last = buffers.len().saturating_sub(1);
         for (index, buffer) in buffers.enumerate().take(usize::from(Self::SIZE)) {
             let next = if index < last { Self::NEXT } else { 0 };
@@ -218,10 +243,10 @@ impl Queue {
             }
         }
         // The chain always starts at descriptor 0, and every ring entry is 0 from the start.
-        // SAFETY: the index of the available ring, after its 16-bit flags.
-        let available = unsafe { AtomicU16::from_ptr(self.at::<u16>(Self::AVAILABLE + 2)) };
-        let next = available.load(Ordering::Relaxed).wrapping_add(1);
-        available.store(next, Ordering::Release);
+        let available = self.available();
+        let next = (available.load(Ordering::Relaxed) & !0xffff).wrapping_add(1 << 16);
+        let flags = if interrupt { 0 } else { Self::NO_INTERRUPT };
+        available.store(next | flags, Ordering::Release);
         fence(Ordering::SeqCst);
         self.registers.write(register::QUEUE_NOTIFY, self.index);
     }

@@ -5,7 +5,7 @@
 
 use super::{Entropy, Executable, partial_page};
 use crate::errno::{Errno, Result};
-use crate::memory::areas::{Area, Backing, Label, Protection};
+use crate::memory::areas::{Area, AreaFlags, Backing, Label, Protection};
 use crate::memory::space::{AddressSpace, Layout};
 use crate::memory::{PAGE, USER_END, page_ceil, page_floor, usize_from};
 use alloc::vec::Vec;
@@ -219,6 +219,7 @@ fn map_segment(
             shared: false,
             backing: Backing::Object { source: file.source.clone(), first_page },
             label: Label::File(file.label.clone()),
+            flags: AreaFlags::NONE,
         };
         space.add(area, whole.min(AHEAD))?;
         if partial {
@@ -236,6 +237,7 @@ fn map_segment(
             shared: false,
             backing: Backing::Anonymous,
             label: Label::None,
+            flags: AreaFlags::NONE,
         };
         space.add(area, 0)?;
     }

@@ -4,7 +4,7 @@
 use super::Entropy;
 use super::elf::Loaded;
 use crate::errno::{Errno, Result};
-use crate::memory::areas::{Area, Backing, Label, Protection};
+use crate::memory::areas::{Area, AreaFlags, Backing, Label, Protection};
 use crate::memory::space::{AddressSpace, Layout};
 use crate::memory::{Content, Frame, PAGE, PAGE_SIZE, USER_END, page_floor, usize_from};
 use alloc::vec::Vec;
@@ -101,6 +101,8 @@ pub struct Start<'a> {
     pub minimum_signal_stack: u64,
     /// User and group, real and effective.
     pub ids: [u32; 4],
+    /// Whether the program has rights that its caller had not.
+    pub secure: bool,
     /// Bytes for AT_RANDOM.
     pub random: [u8; 16],
     /// Where the vDSO's ELF header is.
@@ -116,7 +118,6 @@ pub fn place(space: &AddressSpace, entropy: &mut Entropy<'_>) -> Result<Layout> 
     let gap = MINIMUM_GAP.max(DEFAULT_STACK) + ((1 << STACK_BITS) * PAGE);
     let layout = Layout {
         mmap_top: page_floor(USER_END - gap - entropy.bits(MMAP_BITS) * PAGE),
-        stack_limit: top - DEFAULT_STACK,
         stack_start: top,
         ..Layout::default()
     };
@@ -129,6 +130,7 @@ pub fn place(space: &AddressSpace, entropy: &mut Entropy<'_>) -> Result<Layout> 
         shared: false,
         backing: Backing::Anonymous,
         label: Label::Stack,
+        flags: AreaFlags::NONE,
     };
     space.add(stack, 0)?;
     Ok(layout)
@@ -194,6 +196,7 @@ pub fn fill(
     words[0] = count as u64;
     addresses(start.environment, environment_at, &mut words)?;
     words.try_reserve(2 * 21).map_err(|_| Errno::ENOMEM)?;
+    let before_auxiliary = words.len() as u64 * 8;
     let [uid, euid, gid, egid] = start.ids.map(u64::from);
     for (kind, value) in [
         (auxiliary::SYSINFO_EHDR, start.vdso),
@@ -211,7 +214,7 @@ pub fn fill(
         (auxiliary::EUID, euid),
         (auxiliary::GID, gid),
         (auxiliary::EGID, egid),
-        (auxiliary::SECURE, u64::from(uid != euid || gid != egid)),
+        (auxiliary::SECURE, start.secure.into()),
         (auxiliary::RANDOM, random_at),
         (auxiliary::HWCAP2, start.hwcap2),
         (auxiliary::EXECFN, path_at),
@@ -230,6 +233,7 @@ pub fn fill(
     pages.install(space)?;
     space.extend_stack(rsp - INITIAL / 2);
     layout.stack_start = rsp;
+    layout.auxiliary = (rsp + before_auxiliary, rsp + size);
     space.set_layout(*layout);
     Ok(rsp)
 }

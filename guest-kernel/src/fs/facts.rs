@@ -50,6 +50,9 @@ pub trait ProcessFacts: Send + Sync {
 
     /// Soft and hard limits, in the order of the `RLIMIT_` numbers; `u64::MAX` is "unlimited".
     fn limits(&self) -> [(u64, u64); 16];
+
+    /// The ids of its threads, in ascending order.
+    fn thread_ids(&self) -> Vec<u32>;
 }
 
 /// An area of an address space (`/proc/PID/maps`).
@@ -84,6 +87,8 @@ pub struct ProcessStatus {
     pub state: u8,
     /// Process ID.
     pub pid: u32,
+    /// ID of the process that it is a thread of.
+    pub thread_group: u32,
     /// ID of the parent.
     pub parent: u32,
     /// Process group.
@@ -100,6 +105,8 @@ pub struct ProcessStatus {
     pub supplementary: Vec<u32>,
     /// Mapped memory in bytes.
     pub virtual_size: u64,
+    /// Locked memory in bytes.
+    pub locked: u64,
     /// Memory that is there, in pages.
     pub resident: u64,
     /// Of that, pages of files.
@@ -120,9 +127,17 @@ pub struct ProcessStatus {
     pub start: u64,
     /// Nice value.
     pub nice: i32,
+    /// `SCHED_*` number, and real-time priority.
+    pub policy: (i32, u8),
     /// The CPU that it ran on last.
     pub cpu: u32,
-    /// Pending, blocked, ignored and caught signals.
+    /// Capabilities: inheritable, permitted, effective, bounding, ambient.
+    pub capabilities: [u64; 5],
+    /// Whether privileges cannot grow.
+    pub no_new_privileges: bool,
+    /// Signals that are pending for this thread alone.
+    pub own_pending: u64,
+    /// Signals: pending for the process, blocked, ignored and caught.
     pub signals: [u64; 4],
     /// Context switches: voluntary and not.
     pub switches: (u64, u64),

@@ -51,6 +51,11 @@ impl FileTable {
         None
     }
 
+    /// Descriptors in use.
+    pub fn count(&self) -> u64 {
+        self.descriptors.iter().flatten().count() as u64
+    }
+
     /// `RLIMIT_NOFILE`.
     pub const fn limit(&self) -> usize {
         self.limit

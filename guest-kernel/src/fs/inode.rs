@@ -364,6 +364,8 @@ impl Inode {
         if let Self::Synthetic(_) = self {
             return Err(Errno::EIO);
         }
+        check_regular(self.mode()?)?;
+        super::size_limit::clip(offset, data)?;
         let node = self.node()?;
         let count = node.file()?.write(offset, data)?;
         if count > 0 {
@@ -378,7 +380,9 @@ impl Inode {
     /// EISDIR, EINVAL if it has no content, EFBIG, ENOSPC.
     pub fn truncate(&self, size: u64) -> Result<()> {
         let node = self.node()?;
-        node.file()?.truncate(size)?;
+        let file = node.file()?;
+        super::size_limit::check(file.size(), size)?;
+        file.truncate(size)?;
         node.touch();
         Ok(())
     }
@@ -499,6 +503,7 @@ impl Inode {
         if punch {
             file.punch(offset, len)?
         } else {
+            super::size_limit::check(file.size(), offset.saturating_add(len))?;
             file.allocate(offset, len, keep_size)?
         }
         node.touch();

@@ -28,6 +28,7 @@ pub mod permission;
 pub mod pipe;
 pub mod root;
 pub mod services;
+pub mod size_limit;
 pub mod source;
 pub mod stream;
 pub mod synthetic;

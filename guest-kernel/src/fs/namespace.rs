@@ -10,6 +10,7 @@ use super::path::Found;
 use super::permission::{EXECUTE, Subject, WRITE};
 use super::root::FileSystem;
 use super::tmpfs::{New, Node};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -42,7 +43,7 @@ fn may_change(directory: &Inode, subject: &Subject<'_>) -> Result<()> {
 /// In a directory with the sticky bit, only owners remove names (`inode(7)`).
 fn may_remove(directory: &Inode, file: &Metadata, subject: &Subject<'_>) -> Result<()> {
     may_change(directory, subject)?;
-    if subject.is_root() {
+    if subject.can(Capability::Fowner) {
         return Ok(());
     }
     let directory = directory.metadata()?;

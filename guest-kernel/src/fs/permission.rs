@@ -2,6 +2,7 @@
 
 use super::inode::Inode;
 use super::metadata::{S_IFDIR, S_IFMT};
+use crate::capability::{Capability, CapabilitySet};
 use crate::errno::{Errno, Result};
 
 /// Permission to read, as in `access(2)`.
@@ -20,15 +21,18 @@ pub struct Subject<'a> {
     pub group: u32,
     /// Supplementary groups.
     pub groups: &'a [u32],
+    /// What it may do beyond that.
+    pub capabilities: CapabilitySet,
 }
 
 impl Subject<'_> {
     /// The superuser.
-    pub const ROOT: Subject<'static> = Subject { user: 0, group: 0, groups: &[] };
+    pub const ROOT: Subject<'static> =
+        Subject { user: 0, group: 0, groups: &[], capabilities: CapabilitySet::ALL };
 
-    /// Whether this is the superuser.
-    pub const fn is_root(&self) -> bool {
-        self.user == 0
+    /// Whether it has a capability.
+    pub const fn can(&self, capability: Capability) -> bool {
+        self.capabilities.has(capability)
     }
 
     /// Whether the group is one of the subject's.
@@ -41,15 +45,19 @@ impl Subject<'_> {
     /// # Errors
     /// EACCES without them, EUCLEAN.
     pub fn check(&self, inode: &Inode, wanted: u32) -> Result<()> {
-        if wanted == 0 || (self.is_root() && wanted & EXECUTE == 0) {
+        let overrides = self.can(Capability::DacOverride);
+        if wanted == 0 || (overrides && wanted & EXECUTE == 0) {
             return Ok(());
         }
         let metadata = inode.metadata()?;
-        if self.is_root() {
-            // The superuser may search any directory, and execute what anybody may.
-            let is_directory = metadata.mode & S_IFMT == S_IFDIR;
-            let allowed = is_directory || metadata.mode & 0o111 != 0;
-            return if allowed { Ok(()) } else { Err(Errno::EACCES) };
+        let is_directory = metadata.mode & S_IFMT == S_IFDIR;
+        // Any directory may be searched then, and executed what anybody may.
+        if overrides && (is_directory || metadata.mode & 0o111 != 0) {
+            return Ok(());
+        }
+        let only_reads = wanted == READ || (is_directory && wanted & WRITE == 0);
+        if only_reads && self.can(Capability::DacReadSearch) {
+            return Ok(());
         }
         let shift = if metadata.user == self.user {
             6
@@ -61,13 +69,13 @@ impl Subject<'_> {
         if wanted & !(metadata.mode >> shift) & 7 == 0 { Ok(()) } else { Err(Errno::EACCES) }
     }
 
-    /// Checks for search permission on a directory; without a look at it for the superuser.
+    /// Checks for search permission on a directory; without a look at it for who needs none.
     ///
     /// # Errors
     /// As for [`Self::check`].
     #[inline]
     pub fn check_search(&self, directory: &Inode) -> Result<()> {
-        if self.is_root() { Ok(()) } else { self.check(directory, EXECUTE) }
+        if self.can(Capability::DacOverride) { Ok(()) } else { self.check(directory, EXECUTE) }
     }
 
     /// Whether the subject may do what only a file's owner may.
@@ -75,6 +83,6 @@ impl Subject<'_> {
     /// # Errors
     /// EPERM if not.
     pub fn check_owner(&self, owner: u32) -> Result<()> {
-        if self.is_root() || self.user == owner { Ok(()) } else { Err(Errno::EPERM) }
+        if self.user == owner || self.can(Capability::Fowner) { Ok(()) } else { Err(Errno::EPERM) }
     }
 }

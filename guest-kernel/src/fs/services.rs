@@ -72,8 +72,17 @@ pub trait Services: Sync {
     /// The process that makes the call.
     fn caller(&self) -> Caller;
 
-    /// A process by its ID; 0 is the one that asks.
+    /// `RLIMIT_FSIZE` of the program; `u64::MAX` for none.
+    fn file_size_limit(&self) -> u64;
+
+    /// The program wanted to make a file larger than that: it gets SIGXFSZ.
+    fn file_too_large(&self);
+
+    /// A process or thread by its ID; 0 is the process that asks.
     fn process(&self, pid: u32) -> Option<Arc<dyn ProcessFacts>>;
+
+    /// The ID of the thread that asks.
+    fn thread_id(&self) -> u32;
 
     /// The lowest process ID from `pid` on.
     fn next_process(&self, pid: u32) -> Option<u32>;

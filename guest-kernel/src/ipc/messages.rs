@@ -1,6 +1,7 @@
 //! Message queues (`msgget(2)`, `msgop(2)`).
 
 use super::{Get, Object, Permissions, READ, Table, WRITE, caller_pid, seconds};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::{UserReader, frame};
 use crate::process::Credentials;
@@ -160,7 +161,7 @@ pub fn get(get: &Get, who: &Credentials) -> Result<i32> {
 /// # Errors
 /// EFAULT, ENOMEM.
 pub fn read_message(kind: i64, mut text: UserReader) -> Result<Message> {
-    frame::check_spare()?;
+    frame::check_room()?;
     let len = text.remaining();
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
@@ -301,7 +302,7 @@ pub fn remove(id: i32, who: &Credentials) -> Result<()> {
 pub fn set(id: i32, user: u32, group: u32, mode: u32, limit: u64, who: &Credentials) -> Result<()> {
     let queue = QUEUES.find(id)?;
     queue.permissions().check_owner(who)?;
-    if limit > MAX_QUEUE && !who.is_privileged() {
+    if limit > MAX_QUEUE && !who.can(Capability::SysResource) {
         return Err(Errno::EPERM);
     }
     let now = seconds();

@@ -8,6 +8,7 @@ pub mod messages;
 pub mod semaphores;
 pub mod shared_memory;
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::services::{now, services};
 use crate::memory::frame;
@@ -78,7 +79,7 @@ impl Permissions {
             self.mode
         };
         let missing = wanted & !granted & 7 != 0;
-        if missing && !who.is_privileged() { Err(Errno::EACCES) } else { Ok(()) }
+        if missing && !who.can(Capability::IpcOwner) { Err(Errno::EACCES) } else { Ok(()) }
     }
 
     /// Checks for the right to change or remove the object.
@@ -86,7 +87,8 @@ impl Permissions {
     /// # Errors
     /// EPERM.
     pub fn check_owner(&self, who: &Credentials) -> Result<()> {
-        let is_owner = who.euid == self.creator || who.euid == self.user || who.is_privileged();
+        let is_owner =
+            who.euid == self.creator || who.euid == self.user || who.can(Capability::SysAdmin);
         if is_owner { Ok(()) } else { Err(Errno::EPERM) }
     }
 
@@ -172,7 +174,7 @@ impl<T: Object> Table<T> {
         if get.key != PRIVATE && get.flags & CREATE == 0 {
             return Err(Errno::ENOENT);
         }
-        frame::check_spare()?;
+        frame::check_room()?;
         let object = make(Permissions::new(get.key, get.flags, who))?;
         self.add(get.key, object)
     }
@@ -373,7 +375,11 @@ mod tests {
             creator_group: 21,
             mode: 0o640,
         };
-        let who = |euid: u32, egid: u32| Credentials { euid, egid, ..Credentials::root() };
+        let who = |euid: u32, egid: u32| {
+            let mut who = Credentials { euid, egid, ..Credentials::root() };
+            who.follow_users(&Credentials::root());
+            who
+        };
         assert_eq!(permissions.check(WRITE, &who(10, 1)), Ok(()));
         assert_eq!(permissions.check(WRITE, &who(11, 1)), Ok(()));
         assert_eq!(permissions.check(READ, &who(12, 20)), Ok(()));

@@ -226,7 +226,7 @@ impl Set {
         if count == 0 {
             return Err(Errno::EINVAL);
         }
-        frame::check_spare_for(count * size_of::<Semaphore>())?;
+        frame::check_room_for(count * size_of::<Semaphore>())?;
         let mut semaphores = Vec::new();
         semaphores.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
         semaphores.resize(count, Semaphore::default());
@@ -260,7 +260,7 @@ impl Set {
         if self.state.lock().undo.contains_key(&pid) {
             return Ok(());
         }
-        frame::check_spare_for(self.count * size_of::<i32>())?;
+        frame::check_room_for(self.count * size_of::<i32>())?;
         let mut undo = Vec::new();
         undo.try_reserve_exact(self.count).map_err(|_| Errno::ENOMEM)?;
         undo.resize(self.count, 0);

@@ -70,6 +70,61 @@ pub enum Label {
     File(Arc<FileLabel>),
 }
 
+/// What else is said of an area (mlock(2), madvise(2), `MAP_GROWSDOWN`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AreaFlags(pub u8);
+
+impl AreaFlags {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// Counts against `RLIMIT_MEMLOCK`.
+    pub const LOCKED: Self = Self(1);
+    /// A child does not get it (`MADV_DONTFORK`).
+    pub const DONT_FORK: Self = Self(1 << 1);
+    /// A child finds zeroes (`MADV_WIPEONFORK`).
+    pub const WIPE_ON_FORK: Self = Self(1 << 2);
+    /// Grows like a stack (`MAP_GROWSDOWN`).
+    pub const GROWS_DOWN: Self = Self(1 << 3);
+
+    /// Whether all of the other's are here too.
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// These and the other's.
+    #[must_use]
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// These without the other's.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+/// What resource limits leave a program, in bytes (getrlimit(2)); `u64::MAX` is no limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// `RLIMIT_AS`: all areas together.
+    pub total: u64,
+    /// `RLIMIT_DATA`: all private writable areas together.
+    pub data: u64,
+    /// `RLIMIT_DATA`, as `brk` takes it: the heap and initialised data.
+    pub heap: u64,
+    /// `RLIMIT_STACK`: each area that grows.
+    pub stack: u64,
+    /// `RLIMIT_MEMLOCK`: all locked areas together.
+    pub locked: u64,
+}
+
+impl Bounds {
+    /// No limits.
+    pub const NONE: Self =
+        Self { total: u64::MAX, data: u64::MAX, heap: u64::MAX, stack: u64::MAX, locked: u64::MAX };
+}
+
 /// Where an area's pages come from.
 #[derive(Clone)]
 pub enum Backing {
@@ -101,9 +156,21 @@ pub struct Area {
     pub backing: Backing,
     /// What it is.
     pub label: Label,
+    /// What else is said of it.
+    pub flags: AreaFlags,
 }
 
 impl Area {
+    /// Whether it grows down to addresses that are touched.
+    pub fn grows(&self) -> bool {
+        matches!(self.label, Label::Stack) || self.flags.contains(AreaFlags::GROWS_DOWN)
+    }
+
+    /// Whether it counts as data (Linux's `is_data_mapping`).
+    pub fn is_data(&self) -> bool {
+        !self.shared && !self.grows() && self.protection.contains(Protection::WRITE)
+    }
+
     /// Page of the object behind this address.
     pub fn page_index(&self, address: u64) -> u64 {
         match &self.backing {
@@ -121,7 +188,7 @@ impl Area {
 
     /// How far up an area below this one may reach.
     fn lowest_neighbour(&self) -> u64 {
-        let guard = if matches!(self.label, Label::Stack) { STACK_GUARD } else { 0 };
+        let guard = if self.grows() { STACK_GUARD } else { 0 };
         self.start.saturating_sub(guard)
     }
 
@@ -141,6 +208,8 @@ impl Area {
             || self.protection != next.protection
             || self.allowed != next.allowed
             || self.shared != next.shared
+            || self.flags != next.flags
+            || self.grows()
         {
             return false;
         }
@@ -239,6 +308,61 @@ impl Areas {
     /// Bytes in all areas.
     pub fn total(&self) -> u64 {
         self.list.iter().map(|area| area.end - area.start).sum()
+    }
+
+    /// Bytes of `[start, end)` in areas of a kind.
+    pub fn bytes(&self, start: u64, end: u64, kind: impl Fn(&Area) -> bool) -> u64 {
+        self.list
+            .iter()
+            .skip(self.position(start))
+            .take_while(|area| area.start < end)
+            .filter(|area| kind(area))
+            .map(|area| area.end.min(end) - area.start.max(start))
+            .sum()
+    }
+
+    /// Whether so many more bytes may be mapped, of which so many are data.
+    pub fn may_grow(&self, more: u64, data: u64, bounds: &Bounds) -> bool {
+        let fits = |more: u64, limit: u64, used: &dyn Fn() -> u64| {
+            limit == u64::MAX || more == 0 || used().saturating_add(more) <= limit
+        };
+        fits(more, bounds.total, &|| self.total())
+            && fits(data, bounds.data, &|| self.bytes(0, USER_END, Area::is_data))
+    }
+
+    /// Whether so many more bytes may be locked.
+    pub fn may_lock(&self, more: u64, bounds: &Bounds) -> bool {
+        bounds.locked == u64::MAX || self.locked().saturating_add(more) <= bounds.locked
+    }
+
+    /// Bytes in locked areas.
+    pub fn locked(&self) -> u64 {
+        self.bytes(0, USER_END, |area| area.flags.contains(AreaFlags::LOCKED))
+    }
+
+    /// Changes what is said of the areas in `[start, end)`.
+    ///
+    /// # Errors
+    /// ENOMEM if they split into too many areas; or, when it is done, if not all of it is covered.
+    pub fn change_flags(
+        &mut self,
+        start: u64,
+        end: u64,
+        change: impl Fn(AreaFlags) -> AreaFlags,
+    ) -> Result<()> {
+        let covered = self.covers(start, end);
+        self.split(start)?;
+        self.split(end)?;
+        let from = self.position(start);
+        let mut index = from;
+        while let Some(area) = self.list.get_mut(index).filter(|area| area.start < end) {
+            area.flags = change(area.flags);
+            index += 1;
+        }
+        for position in (from..=index).rev() {
+            self.join(position);
+        }
+        if covered { Ok(()) } else { Err(Errno::ENOMEM) }
     }
 
     /// The highest free range of `len` bytes below `top`, as Linux places mappings.
@@ -361,6 +485,7 @@ mod tests {
             shared: false,
             backing: Backing::Anonymous,
             label: Label::None,
+            flags: AreaFlags::NONE,
         }
     }
 

@@ -51,6 +51,10 @@ static COUNTS: [CountTable; 2] = [const { CountTable::new() }; 2];
 static TOTAL: AtomicU64 = AtomicU64::new(0);
 /// Frames that only the kernel's own data may use.
 static RESERVE: AtomicU64 = AtomicU64::new(0);
+/// Whether programs may have half of the reserve for a moment.
+static DIPPING: AtomicBool = AtomicBool::new(false);
+/// Whether half of the reserve is gone, and nobody has done anything about it yet.
+static PRESSURE: AtomicBool = AtomicBool::new(false);
 /// Whether clearing a frame costs more than touching a new one.
 static CLEARING_IS_DEAR: AtomicBool = AtomicBool::new(false);
 
@@ -110,23 +114,49 @@ pub fn free() -> u64 {
     POOL.lock().free
 }
 
-/// Whether there is more memory than the kernel's reserve: asked before the kernel makes something on a
-/// program's behalf that is not counted otherwise, as it must never run out itself.
+/// Whether there is memory for more than the kernel itself needs to go on.
 ///
 /// # Errors
 /// ENOMEM if not.
-pub fn check_spare() -> Result<()> {
-    if free() <= RESERVE.load(Ordering::Relaxed) { Err(Errno::ENOMEM) } else { Ok(()) }
+pub fn check_room() -> Result<()> {
+    let reserve = RESERVE.load(Ordering::Relaxed);
+    let kept = if DIPPING.load(Ordering::Relaxed) { reserve / 2 } else { reserve };
+    if free() <= kept { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
 /// The same for something of this many bytes.
 ///
 /// # Errors
 /// ENOMEM.
-pub fn check_spare_for(bytes: usize) -> Result<()> {
+pub fn check_room_for(bytes: usize) -> Result<()> {
     let frames = bytes.div_ceil(PAGE_SIZE).next_power_of_two() as u64;
     let needed = RESERVE.load(Ordering::Relaxed).saturating_add(frames);
     if free() <= needed { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
+/// Lets a program have pages of the first half of the reserve: a system call cannot wait for the
+/// memory of another process in the middle of a copy. What other vCPUs take meanwhile does no harm.
+pub fn dip_into_reserve<T>(act: impl FnOnce() -> T) -> T {
+    DIPPING.store(true, Ordering::Relaxed);
+    let result = act();
+    DIPPING.store(false, Ordering::Relaxed);
+    result
+}
+
+/// Whether memory became scarce since this was asked last.
+pub fn take_pressure() -> bool {
+    PRESSURE.load(Ordering::Relaxed) && PRESSURE.swap(false, Ordering::Relaxed)
+}
+
+/// Whether half of the reserve is gone.
+pub fn is_scarce() -> bool {
+    free() < RESERVE.load(Ordering::Relaxed) / 2
+}
+
+/// What is left of the reserve for allocations that may fail. The rest is for those that may not: the
+/// kernel's small objects.
+fn last_resort() -> u64 {
+    RESERVE.load(Ordering::Relaxed) / 4
 }
 
 fn count_of(address: u64) -> &'static AtomicU32 {
@@ -202,6 +232,13 @@ pub fn allocate_block(order: usize, content: Content) -> Option<PhysAddr> {
     let prefer_fresh = content == Content::Zeroes && CLEARING_IS_DEAR.load(Ordering::Relaxed);
     let (address, dirty) = {
         let mut pool = POOL.lock();
+        let left = pool.free.saturating_sub(1 << order);
+        if order > 0 && left < last_resort() {
+            return None;
+        }
+        if left < RESERVE.load(Ordering::Relaxed) / 2 {
+            note_pressure();
+        }
         if prefer_fresh {
             match pool.take_fresh(order) {
                 Some(address) => (address, false),
@@ -219,6 +256,13 @@ pub fn allocate_block(order: usize, content: Content) -> Option<PhysAddr> {
         unsafe { PhysAddr(address).to_pointer().write_bytes(0, PAGE_SIZE << order) };
     }
     Some(PhysAddr(address))
+}
+
+/// Memory is scarce: on the way back to ring 3, something is done about it.
+fn note_pressure() {
+    PRESSURE.store(true, Ordering::Relaxed);
+    #[cfg(target_os = "none")]
+    crate::arch::Cpu::current().request_work();
 }
 
 /// Returns what [`allocate_block`] gave.
@@ -241,17 +285,19 @@ impl Frame {
     /// # Errors
     /// ENOMEM when what is left is the kernel's reserve.
     pub fn allocate(content: Content) -> Result<Self> {
-        if free() <= RESERVE.load(Ordering::Relaxed) {
-            return Err(Errno::ENOMEM);
-        }
+        check_room()?;
         Self::allocate_from_reserve(content)
     }
 
     /// The same for the kernel's own structures (page tables), which may use the reserve.
     ///
     /// # Errors
-    /// ENOMEM when no frame at all is left.
+    /// ENOMEM when only the last part of the reserve is left.
     pub fn allocate_from_reserve(content: Content) -> Result<Self> {
+        if free() <= last_resort() {
+            note_pressure();
+            return Err(Errno::ENOMEM);
+        }
         let address = allocate_block(0, content).ok_or(Errno::ENOMEM)?;
         count_of(address.0).store(1, Ordering::Relaxed);
         Ok(Self(address))

@@ -50,4 +50,9 @@ pub trait PageSource: Send + Sync {
     fn is_segment(&self) -> bool {
         false
     }
+
+    /// Whether the page is in memory before anybody touches it (mincore(2)): what is not is a hole.
+    fn is_resident(&self, _index: u64) -> bool {
+        true
+    }
 }

@@ -1,12 +1,14 @@
 //! An address space: areas, and the page tables that are filled as a program touches them.
 
 use super::address::{PAGE, PAGE_SIZE, PhysAddr, USER_END, page_ceil, page_floor, usize_from};
-use super::areas::{Area, Areas, Backing, LOWEST, Label, Protection, STACK_GUARD};
+use super::areas::{
+    Area, AreaFlags, Areas, Backing, Bounds, LOWEST, Label, Protection, STACK_GUARD,
+};
 use super::bytes::SharedBytes;
 use super::frame::{Content, Frame};
 use super::page_table::{Entry, Leaf, PageTable, Slot, flag};
 use super::{Page, PageSource};
-use crate::arch::cpu::flush_page;
+use crate::arch::cpu::{flush_page, forget_fault};
 use crate::errno::{Errno, Result};
 use crate::signal::Fault;
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -68,6 +70,27 @@ pub struct Mapping {
     pub backing: Backing,
     /// What it is.
     pub label: Label,
+    /// What else is said of it.
+    pub flags: AreaFlags,
+}
+
+/// A request to move or resize mappings (mremap(2)).
+#[derive(Clone, Copy, Debug)]
+pub struct Remapping {
+    /// Where they are.
+    pub old: u64,
+    /// How long that is, in bytes.
+    pub old_len: u64,
+    /// How long it shall be.
+    pub new_len: u64,
+    /// Where they shall be, in place of what is there.
+    pub target: Option<u64>,
+    /// Where they would best be, if that is free; 0 for no wish.
+    pub hint: u64,
+    /// Whether they may move at all.
+    pub may_move: bool,
+    /// Whether the old areas stay, without their pages (`MREMAP_DONTUNMAP`).
+    pub keep: bool,
 }
 
 /// The addresses that a program was given at `execve`, and its break.
@@ -79,8 +102,6 @@ pub struct Layout {
     pub break_start: u64,
     /// End of the heap, not rounded.
     pub break_end: u64,
-    /// Lowest address that the stack may grow to.
-    pub stack_limit: u64,
     /// For `/proc/PID/stat` and friends: code, data, stack, arguments, environment.
     pub code: (u64, u64),
     /// Initialised data.
@@ -91,6 +112,8 @@ pub struct Layout {
     pub arguments: (u64, u64),
     /// Environment strings.
     pub environment: (u64, u64),
+    /// The auxiliary vector.
+    pub auxiliary: (u64, u64),
 }
 
 struct Inner {
@@ -100,6 +123,8 @@ struct Inner {
     resident: u64,
     /// The most there ever were.
     resident_peak: u64,
+    /// What is said of areas to come (`mlockall(MCL_FUTURE)`).
+    future: AreaFlags,
 }
 
 /// What a program sees of memory. Shared by its threads.
@@ -120,8 +145,13 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM.
     pub fn new(kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
-        let mut inner =
-            Inner { areas: Areas::new(), layout: Layout::default(), resident: 0, resident_peak: 0 };
+        let mut inner = Inner {
+            areas: Areas::new(),
+            layout: Layout::default(),
+            resident: 0,
+            resident_peak: 0,
+            future: AreaFlags::NONE,
+        };
         inner.areas.reserve()?;
         Ok(Self { inner: SpinLock::new(inner), table: PageTable::new(kernel, kernel_slots)? })
     }
@@ -144,19 +174,12 @@ impl AddressSpace {
     /// Makes the stack reach down to `address` at least, as far as it may grow.
     pub fn extend_stack(&self, address: u64) {
         let mut inner = self.inner.lock();
-        let page = page_floor(address).max(inner.layout.stack_limit);
+        let page = page_floor(address);
         if let Some((area, _)) = inner.areas.find_above(page)
             && matches!(area.label, Label::Stack)
         {
             area.start = area.start.min(page);
         }
-    }
-
-    /// `RLIMIT_STACK` changed: how far the stack may grow.
-    pub fn set_stack_size(&self, size: u64) {
-        let mut inner = self.inner.lock();
-        let top = page_ceil(inner.layout.environment.1).unwrap_or(USER_END);
-        inner.layout.stack_limit = top.saturating_sub(size).max(LOWEST);
     }
 
     /// Pages mapped now, and the most that ever were.
@@ -168,6 +191,16 @@ impl AddressSpace {
     /// Bytes in all areas.
     pub fn total(&self) -> u64 {
         self.inner.lock().areas.total()
+    }
+
+    /// How many areas there are.
+    pub fn area_count(&self) -> u64 {
+        self.inner.lock().areas.iter().count() as u64
+    }
+
+    /// Bytes in locked areas.
+    pub fn locked(&self) -> u64 {
+        self.inner.lock().areas.locked()
     }
 
     /// A copy of the areas, in ascending order.
@@ -185,13 +218,15 @@ impl AddressSpace {
     /// `mmap`.
     ///
     /// # Errors
-    /// EINVAL, ENOMEM, EEXIST, EPERM as in mmap(2).
-    pub fn map(&self, mapping: Mapping) -> Result<u64> {
+    /// EINVAL, ENOMEM, EEXIST, EPERM, EAGAIN as in mmap(2).
+    pub fn map(&self, mapping: Mapping, bounds: &Bounds) -> Result<u64> {
         if mapping.len == 0 {
             return Err(Errno::EINVAL);
         }
         let len = page_ceil(mapping.len).filter(|&len| len <= USER_END).ok_or(Errno::ENOMEM)?;
         let mut inner = self.inner.lock();
+        let flags = mapping.flags.with(inner.future);
+        inner.check_growth(&mapping, flags, len, bounds)?;
         let start = match mapping.placement {
             Placement::Fixed(start) | Placement::FixedNoReplace(start) => {
                 if start % PAGE != 0 {
@@ -228,6 +263,7 @@ impl AddressSpace {
             shared: mapping.shared,
             backing: mapping.backing,
             label: mapping.label,
+            flags,
         })?;
         Ok(start)
     }
@@ -282,19 +318,60 @@ impl AddressSpace {
         let shared = self.table.share_with(&child.table);
         // What this space may write has become less.
         crate::arch::cpu::flush_all();
-        shared.map(|()| child)
+        drop(inner);
+        shared?;
+        child.obey_advice_on_fork()?;
+        Ok(child)
+    }
+
+    /// A child's copy has no locked areas, and not all that its parent has.
+    fn obey_advice_on_fork(&self) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let mut at = 0;
+        let special = |area: &&Area, at| area.end > at && area.flags != AreaFlags::NONE;
+        while let Some((start, end, flags)) = {
+            let next = inner.areas.iter().find(|area| special(area, at));
+            next.map(|area| (area.start, area.end, area.flags))
+        } {
+            at = end;
+            if flags.contains(AreaFlags::DONT_FORK) {
+                self.remove(&mut inner, start, end)?;
+                continue;
+            }
+            if flags.contains(AreaFlags::WIPE_ON_FORK) {
+                self.table.own_range(start, end, false)?;
+                self.unmap_pages(&mut inner, start, end)?;
+            }
+            if flags.contains(AreaFlags::LOCKED) {
+                inner.areas.change_flags(start, end, |flags| flags.without(AreaFlags::LOCKED))?;
+            }
+        }
+        Ok(())
     }
 
     /// `mprotect`.
     ///
     /// # Errors
     /// EINVAL, ENOMEM, EACCES as in mprotect(2).
-    pub fn protect(&self, start: u64, len: u64, protection: Protection) -> Result<()> {
+    pub fn protect(
+        &self,
+        start: u64,
+        len: u64,
+        protection: Protection,
+        bounds: &Bounds,
+    ) -> Result<()> {
         let end = range_end(start, len, Errno::ENOMEM)?;
         if start == end {
             return Ok(());
         }
         let mut inner = self.inner.lock();
+        if bounds.data != u64::MAX && protection.contains(Protection::WRITE) {
+            let becomes_data = |area: &Area| !area.shared && !area.grows() && !area.is_data();
+            let more = inner.areas.bytes(start, end, becomes_data);
+            if !inner.areas.may_grow(0, more, bounds) {
+                return Err(Errno::ENOMEM);
+            }
+        }
         self.table.own_range(start, end, true)?;
         inner.areas.protect(start, end, protection)?;
         self.table.for_each_present(start, end, |address, slot| {
@@ -312,21 +389,18 @@ impl AddressSpace {
         })
     }
 
-    /// `mremap` without `MREMAP_DONTUNMAP`.
+    /// `mremap`.
     ///
     /// # Errors
-    /// EINVAL, EFAULT, ENOMEM as in mremap(2).
-    pub fn remap(
-        &self,
-        old: u64,
-        old_len: u64,
-        new_len: u64,
-        target: Option<u64>,
-        may_move: bool,
-    ) -> Result<u64> {
+    /// EINVAL, EFAULT, ENOMEM, EAGAIN as in mremap(2).
+    pub fn remap(&self, request: &Remapping, bounds: &Bounds) -> Result<u64> {
+        let Remapping { old, old_len, new_len, target, hint, may_move, keep } = *request;
         let old_len = page_ceil(old_len).ok_or(Errno::EINVAL)?;
         let new_len =
             page_ceil(new_len).filter(|&len| len > 0 && len <= USER_END).ok_or(Errno::EINVAL)?;
+        if keep && old_len != new_len {
+            return Err(Errno::EINVAL);
+        }
         let old_end = range_end(old, old_len, Errno::EINVAL)?;
         let mut inner = self.inner.lock();
         let area = inner.areas.find(old).ok_or(Errno::EFAULT)?.clone();
@@ -336,13 +410,28 @@ impl AddressSpace {
         if old_end > area.end {
             return Err(Errno::EFAULT);
         }
+        let more = if keep { new_len } else { new_len.saturating_sub(old_len) };
+        if more > 0 {
+            if area.flags.contains(AreaFlags::LOCKED) && !inner.areas.may_lock(more, bounds) {
+                return Err(Errno::EAGAIN);
+            }
+            let data = if area.is_data() { more } else { 0 };
+            if !inner.areas.may_grow(more, data, bounds) {
+                return Err(Errno::ENOMEM);
+            }
+        }
+        let range = Range { old, old_len, new_len, keep };
         if let Some(target) = target {
             let target_end = range_end(target, new_len, Errno::EINVAL)?;
             if target < LOWEST || (target < old_end && old < target_end) {
                 return Err(Errno::EINVAL);
             }
             self.remove(&mut inner, target, target_end)?;
-            return self.move_area(&mut inner, &area, old, old_len, target, new_len);
+            return self.move_area(&mut inner, &area, &range, target);
+        }
+        if keep {
+            let target = inner.place(hint, new_len).ok_or(Errno::ENOMEM)?;
+            return self.move_area(&mut inner, &area, &range, target);
         }
         if new_len <= old_len {
             self.remove(&mut inner, old + new_len, old_end)?;
@@ -363,18 +452,11 @@ impl AddressSpace {
             return Err(Errno::ENOMEM);
         }
         let target = inner.place(0, new_len).ok_or(Errno::ENOMEM)?;
-        self.move_area(&mut inner, &area, old, old_len, target, new_len)
+        self.move_area(&mut inner, &area, &range, target)
     }
 
-    fn move_area(
-        &self,
-        inner: &mut Inner,
-        area: &Area,
-        old: u64,
-        old_len: u64,
-        target: u64,
-        new_len: u64,
-    ) -> Result<u64> {
+    fn move_area(&self, inner: &mut Inner, area: &Area, range: &Range, target: u64) -> Result<u64> {
+        let Range { old, old_len, new_len, .. } = *range;
         let mut moved = area.clone();
         if let Backing::Object { first_page, .. } = &mut moved.backing {
             *first_page += (old - area.start) / PAGE;
@@ -383,9 +465,9 @@ impl AddressSpace {
         moved.end = target + new_len;
         // Tables for the pages that move exist before anything changes, so that a lack of memory
         // leaves the program as it was.
-        let keep = old_len.min(new_len);
+        let kept = old_len.min(new_len);
         let mut short = false;
-        self.table.for_each_present(old, old + keep, |address, _| {
+        self.table.for_each_present(old, old + kept, |address, _| {
             short |= self.table.make(target + (address - old)).is_err();
         })?;
         if short {
@@ -393,32 +475,47 @@ impl AddressSpace {
         }
         inner.areas.insert(moved)?;
         if old_len > 0 {
-            self.table.for_each_present(old, old + keep, |address, slot| {
+            self.table.for_each_present(old, old + kept, |address, slot| {
                 if let Ok(destination) = self.table.make(target + (address - old)) {
                     destination.set(slot.get().0);
                     slot.set(0);
                     flush_page(address);
                 }
             })?;
-            self.remove(inner, old, old + old_len)?;
+            if range.keep {
+                let unlocked = |flags: AreaFlags| flags.without(AreaFlags::LOCKED);
+                inner.areas.change_flags(old, old + old_len, unlocked)?;
+            } else {
+                self.remove(inner, old, old + old_len)?;
+            }
         }
         Ok(target)
     }
 
     /// `brk`: the new break, or the old one where it cannot change.
-    pub fn set_break(&self, wanted: u64) -> u64 {
+    pub fn set_break(&self, wanted: u64, bounds: &Bounds) -> u64 {
         let mut inner = self.inner.lock();
         let layout = inner.layout;
         let (Some(old_end), Some(new_end)) = (page_ceil(layout.break_end), page_ceil(wanted))
         else {
             return layout.break_end;
         };
-        if wanted < layout.break_start || new_end > USER_END {
+        let data = layout.data.1.saturating_sub(layout.data.0);
+        if wanted < layout.break_start
+            || new_end > USER_END
+            || (bounds.heap != u64::MAX
+                && (wanted - layout.break_start).saturating_add(data) > bounds.heap)
+        {
             return layout.break_end;
         }
+        let flags = inner.future;
         let done = if new_end > old_end {
-            // Linux keeps a stack guard's distance to what is above.
-            inner.areas.is_free(old_end, new_end.saturating_add(PAGE))
+            let more = new_end - old_end;
+            let locked = flags.contains(AreaFlags::LOCKED);
+            inner.areas.may_grow(more, more, bounds)
+                && (!locked || inner.areas.may_lock(more, bounds))
+                // Linux keeps a stack guard's distance to what is above.
+                && inner.areas.is_free(old_end, new_end.saturating_add(PAGE))
                 && inner
                     .areas
                     .insert(Area {
@@ -429,6 +526,7 @@ impl AddressSpace {
                         shared: false,
                         backing: Backing::Anonymous,
                         label: Label::Heap,
+                        flags,
                     })
                     .is_ok()
         } else {
@@ -440,16 +538,95 @@ impl AddressSpace {
         inner.layout.break_end
     }
 
-    /// `madvise(MADV_DONTNEED)`: private pages are zeroes, or the file's, again.
+    /// `madvise(MADV_DONTNEED)`: private pages are zeroes, or the file's, again; with `free`
+    /// (`MADV_FREE`) only those of anonymous memory.
     ///
     /// # Errors
-    /// ENOMEM if a part is not mapped.
-    pub fn discard(&self, start: u64, len: u64) -> Result<()> {
+    /// EINVAL if a part is locked, or is not anonymous; ENOMEM if a part is not mapped.
+    pub fn discard(&self, start: u64, len: u64, free: bool) -> Result<()> {
         let end = range_end(start, len, Errno::EINVAL)?;
         let mut inner = self.inner.lock();
+        let refused = |area: &Area| {
+            area.flags.contains(AreaFlags::LOCKED)
+                || (free && !matches!(area.backing, Backing::Anonymous))
+        };
+        if inner.areas.bytes(start, end, refused) > 0 {
+            return Err(Errno::EINVAL);
+        }
         self.table.own_range(start, end, false)?;
         self.unmap_pages(&mut inner, start, end)?;
         if inner.areas.covers(start, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+    }
+
+    /// `madvise` with what a child is to get of the areas.
+    ///
+    /// # Errors
+    /// EINVAL if only private anonymous memory can have it; ENOMEM if a part is not mapped.
+    pub fn advise(&self, start: u64, len: u64, set: AreaFlags, clear: AreaFlags) -> Result<()> {
+        let end = range_end(start, len, Errno::EINVAL)?;
+        let mut inner = self.inner.lock();
+        let not_anonymous = |area: &Area| !matches!(area.backing, Backing::Anonymous);
+        if set == AreaFlags::WIPE_ON_FORK && inner.areas.bytes(start, end, not_anonymous) > 0 {
+            return Err(Errno::EINVAL);
+        }
+        inner.areas.change_flags(start, end, |flags| flags.without(clear).with(set))
+    }
+
+    /// `mlock`: these areas count as locked. Their pages are touched by the caller.
+    ///
+    /// # Errors
+    /// EINVAL, ENOMEM as in mlock(2).
+    pub fn lock_range(&self, start: u64, end: u64, bounds: &Bounds) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let locked = |area: &Area| area.flags.contains(AreaFlags::LOCKED);
+        let more = (end - start).saturating_sub(inner.areas.bytes(start, end, locked));
+        if !inner.areas.may_lock(more, bounds) {
+            return Err(Errno::ENOMEM);
+        }
+        inner.areas.change_flags(start, end, |flags| flags.with(AreaFlags::LOCKED))
+    }
+
+    /// `munlock`.
+    ///
+    /// # Errors
+    /// ENOMEM as in mlock(2).
+    pub fn unlock_range(&self, start: u64, end: u64) -> Result<()> {
+        let mut inner = self.inner.lock();
+        inner.areas.change_flags(start, end, |flags| flags.without(AreaFlags::LOCKED))
+    }
+
+    /// `mlockall` and `munlockall`: all areas that there are (`None`: they stay as they are), and all
+    /// that will come.
+    ///
+    /// # Errors
+    /// ENOMEM as in mlock(2).
+    pub fn lock_all(&self, current: Option<bool>, future: bool, bounds: &Bounds) -> Result<()> {
+        let mut inner = self.inner.lock();
+        if current == Some(true) && inner.areas.total() > bounds.locked {
+            return Err(Errno::ENOMEM);
+        }
+        inner.future = if future { AreaFlags::LOCKED } else { AreaFlags::NONE };
+        let change = |flags: AreaFlags| match current {
+            Some(true) => flags.with(AreaFlags::LOCKED),
+            _ => flags.without(AreaFlags::LOCKED),
+        };
+        if current.is_some() {
+            // That not everything is mapped does not matter.
+            let _ = inner.areas.change_flags(0, USER_END, change);
+        }
+        Ok(())
+    }
+
+    /// Whether a part of the range is locked.
+    pub fn is_locked_in(&self, start: u64, end: u64) -> bool {
+        let locked = |area: &Area| area.flags.contains(AreaFlags::LOCKED);
+        self.inner.lock().areas.bytes(start, end, locked) > 0
+    }
+
+    /// The rights of the area at an address.
+    pub fn protection_at(&self, address: u64) -> Option<(Protection, bool, u64)> {
+        let inner = self.inner.lock();
+        inner.areas.find(address).map(|area| (area.protection, area.shared, area.end))
     }
 
     /// Whether the address is in a `MAP_SHARED` area.
@@ -477,12 +654,17 @@ impl AddressSpace {
         self.inner.lock().areas.covers(start, end)
     }
 
-    /// `mincore`: whether a page has an entry; `None` where nothing is mapped.
+    /// `mincore`: whether a page is in memory; `None` where nothing is mapped.
     pub fn is_resident(&self, address: u64) -> Option<bool> {
         let inner = self.inner.lock();
         let area = inner.areas.find(address)?;
-        let object = matches!(area.backing, Backing::Object { .. });
-        Some(object || self.table.look(address).is_present())
+        if self.table.look(page_floor(address)).is_present() {
+            return Some(true);
+        }
+        Some(match &area.backing {
+            Backing::Anonymous => false,
+            Backing::Object { source, .. } => source.is_resident(area.page_index(address)),
+        })
     }
 
     /// A program touched an address: makes the page be there if it may.
@@ -493,11 +675,11 @@ impl AddressSpace {
         &self,
         address: u64,
         access: Access,
-        stack_pointer: u64,
+        bounds: fn() -> Bounds,
     ) -> core::result::Result<(), Fault> {
         let mut inner = self.inner.lock();
         if inner.areas.find(address).is_none() {
-            inner.grow_stack(address, stack_pointer)?;
+            inner.grow_stack(address, &bounds())?;
         }
         let area = inner.areas.find(address).ok_or(Fault::UNMAPPED)?;
         if !access.allowed_by(area.protection) {
@@ -511,7 +693,8 @@ impl AddressSpace {
         Ok(())
     }
 
-    /// Makes one page of an area accessible; says whether it is an image's page.
+    /// Makes one page of an area accessible, of which the processor remembers nothing; says whether it is
+    /// an image's page.
     fn map_page(
         &self,
         inner: &mut Inner,
@@ -528,7 +711,7 @@ impl AddressSpace {
             } else {
                 // Another vCPU was first, or the processor remembered less than the tables say.
             }
-            flush_page(address);
+            forget_fault(address);
             return Ok(false);
         }
         let rights = rights(area.protection);
@@ -714,6 +897,8 @@ impl AddressSpace {
         if !present(entry) {
             let area = area.clone();
             self.map_page(&mut inner, &area, page, access).map_err(|_| Errno::EFAULT)?;
+            // Nothing has faulted on it, so that the processor may remember what was there.
+            flush_page(page);
             entry = self.table.look(page);
             if !present(entry) {
                 return Err(Errno::EFAULT);
@@ -764,20 +949,73 @@ impl Inner {
             .or_else(|| self.areas.find_free(len, USER_END))
     }
 
-    /// Extends the stack down to `address` if it may grow that far.
-    fn grow_stack(&mut self, address: u64, _stack_pointer: u64) -> core::result::Result<(), Fault> {
-        let limit = self.layout.stack_limit;
+    /// Checks the limits for a new area.
+    fn check_growth(
+        &self,
+        mapping: &Mapping,
+        flags: AreaFlags,
+        len: u64,
+        bounds: &Bounds,
+    ) -> Result<()> {
+        if flags.contains(AreaFlags::LOCKED) && !self.areas.may_lock(len, bounds) {
+            return Err(Errno::EAGAIN);
+        }
+        if bounds.total == u64::MAX && bounds.data == u64::MAX {
+            return Ok(());
+        }
+        let is_data = !mapping.shared
+            && mapping.protection.contains(Protection::WRITE)
+            && !flags.contains(AreaFlags::GROWS_DOWN);
+        // What it takes the place of need not be counted twice.
+        let (replaced, replaced_data) = match mapping.placement {
+            Placement::Fixed(start) => {
+                let end = start.saturating_add(len);
+                (
+                    self.areas.bytes(start, end, |_| true),
+                    self.areas.bytes(start, end, Area::is_data),
+                )
+            }
+            _ => (0, 0),
+        };
+        let data = if is_data { len.saturating_sub(replaced_data) } else { 0 };
+        if self.areas.may_grow(len.saturating_sub(replaced), data, bounds) {
+            Ok(())
+        } else {
+            Err(Errno::ENOMEM)
+        }
+    }
+
+    /// Extends a stack down to `address` if it may grow that far.
+    fn grow_stack(&mut self, address: u64, bounds: &Bounds) -> core::result::Result<(), Fault> {
         let page = page_floor(address);
         let (area, below) = self.areas.find_above(address).ok_or(Fault::UNMAPPED)?;
-        if !matches!(area.label, Label::Stack) || page < limit {
+        if !area.grows() || page < LOWEST || area.end - page > bounds.stack {
             return Err(Fault::UNMAPPED);
         }
         if below != 0 && page < below.saturating_add(STACK_GUARD) {
             return Err(Fault::UNMAPPED);
         }
+        let more = area.start - page;
+        let locked = area.flags.contains(AreaFlags::LOCKED);
+        if bounds.total != u64::MAX || locked {
+            let fits = self.areas.may_grow(more, 0, bounds)
+                && (!locked || self.areas.may_lock(more, bounds));
+            if !fits {
+                return Err(Fault::UNMAPPED);
+            }
+        }
+        let (area, _) = self.areas.find_above(address).ok_or(Fault::UNMAPPED)?;
         area.start = page;
         Ok(())
     }
+}
+
+/// What of an area moves.
+struct Range {
+    old: u64,
+    old_len: u64,
+    new_len: u64,
+    keep: bool,
 }
 
 /// The running process's address space is about to go: the vCPU uses the kernel's own tables.

@@ -91,6 +91,9 @@ pub fn exit_thread(exit: Exit) -> ! {
         let mut life = me.life.lock();
         let at = life.threads.iter().position(|thread| thread.tid() == me.tid());
         let gone = at.map(|at| life.threads.remove(at));
+        if life.threads.is_empty() {
+            life.last = (*me.name.lock(), me.credentials());
+        }
         (life.threads.is_empty(), gone)
     };
     if last {
@@ -163,6 +166,7 @@ fn finish(process: &Arc<Process>, exit: Exit) {
     }
     let parent = table.process(process.parent()).cloned();
     drop(table);
+    process.end_events.wake_all();
 
     for child in orphans.into_values() {
         let signal = child.parent_death_signal.load(Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! What /proc shows of a process.
 
-use super::Process;
+use super::{Pid, Process, Thread, Usage};
+use crate::capability::CapabilitySet;
 use crate::errno::{Errno, Result};
 use crate::fs::facts::{Area, ProcessFacts, ProcessStatus};
 use crate::fs::{Context, FileTable};
@@ -10,6 +11,7 @@ use crate::signal::{action, number};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 /// A clock tick is a hundredth of a second.
 const TICK_NS: u64 = 10_000_000;
@@ -28,70 +30,143 @@ fn read(process: &Process, start: u64, end: u64) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-impl Process {
-    fn state(&self) -> u8 {
-        if self.is_zombie() {
-            b'Z'
-        } else if self.stopped().is_some() {
-            b'T'
-        } else if self.threads().iter().all(|thread| thread.task.is_sleeping()) {
-            b'S'
-        } else {
-            b'R'
+/// `R`, `S`, `T` or `Z`.
+fn state(process: &Process, thread: Option<&Thread>) -> u8 {
+    match thread {
+        None => b'Z',
+        Some(_) if process.stopped().is_some() => b'T',
+        Some(thread) if thread.task.is_sleeping() => b'S',
+        Some(_) => b'R',
+    }
+}
+
+/// A process, by its oldest thread or as one of its threads.
+fn status(process: &Process, thread: Option<&Thread>, usage: &Usage, tid: Pid) -> ProcessStatus {
+    let id = |pid: Pid| u32::try_from(pid).unwrap_or(0);
+    let credentials = process.last_credentials(thread);
+    let memory = process.shared_memory();
+    let layout = memory.as_ref().map(|memory| memory.layout()).unwrap_or_default();
+    let (mut ignored, mut caught) = (0, 0);
+    if let Some(actions) = process.shared_actions() {
+        let actions = actions.lock();
+        for signal in 1..=number::LAST {
+            match actions.action(signal).handler {
+                action::DEFAULT => {}
+                action::IGNORE => ignored |= crate::signal::bit(signal),
+                _ => caught |= crate::signal::bit(signal),
+            }
         }
+    }
+    let (own_pending, mask) = thread.map_or((0, 0), |thread| {
+        let signals = thread.signals.lock();
+        (signals.pending.set(), signals.mask)
+    });
+    let pending = process.pending.lock().set();
+    let c = &credentials;
+    ProcessStatus {
+        name: process.last_name(thread),
+        state: state(process, thread),
+        pid: id(tid),
+        thread_group: id(process.pid),
+        parent: id(process.parent()),
+        group: id(process.group()),
+        session: id(process.session()),
+        threads: u32::try_from(process.threads().len()).unwrap_or(u32::MAX),
+        users: [c.uid, c.euid, c.suid, c.fsuid],
+        groups: [c.gid, c.egid, c.sgid, c.fsgid],
+        supplementary: Vec::from(c.groups()),
+        virtual_size: memory.as_ref().map_or(0, |memory| memory.total()),
+        locked: memory.as_ref().map_or(0, |memory| memory.locked()),
+        resident: memory.as_ref().map_or(0, |memory| memory.resident().0),
+        resident_files: 0,
+        text_size: layout.code.1.saturating_sub(layout.code.0),
+        data_size: layout.data.1.saturating_sub(layout.data.0)
+            + layout.break_end.saturating_sub(layout.break_start),
+        code: layout.code,
+        stack: layout.stack_start,
+        faults: usage.minor_faults,
+        times: (crate::time::tsc_ns(usage.ticks) / TICK_NS, 0),
+        start: process.start_ns / TICK_NS,
+        nice: thread.map_or(0, |thread| thread.task.nice()),
+        policy: thread.map_or((0, 0), |thread| thread.task.policy().numbers()),
+        cpu: thread.map_or(0, |thread| thread.task.cpu()),
+        capabilities: [c.inheritable, c.permitted, c.effective, c.bounding, c.ambient]
+            .map(CapabilitySet::bits),
+        no_new_privileges: thread
+            .is_some_and(|thread| thread.no_new_privileges.load(Ordering::Relaxed)),
+        signals: [pending, mask, ignored, caught],
+        own_pending,
+        switches: (usage.switches[0], usage.switches[1]),
+    }
+}
+
+/// One thread, as /proc/PID/task/TID shows it: most is its process's.
+pub struct ThreadFacts(pub Arc<Thread>);
+
+impl ProcessFacts for ThreadFacts {
+    fn status(&self) -> ProcessStatus {
+        let thread = &self.0;
+        let usage = Usage {
+            ticks: thread.task.ticks(),
+            minor_faults: thread.minor_faults.load(Ordering::Relaxed),
+            resident_peak: 0,
+            switches: [0, 1].map(|kind: usize| thread.task.switches[kind].load(Ordering::Relaxed)),
+        };
+        status(&thread.process, Some(thread), &usage, thread.tid())
+    }
+
+    fn executable(&self) -> Vec<u8> {
+        self.0.process.executable()
+    }
+
+    fn files(&self) -> Arc<SpinLock<FileTable>> {
+        self.0.shared_files().unwrap_or_else(|| Arc::new(SpinLock::new(FileTable::new())))
+    }
+
+    fn context(&self) -> Result<Context> {
+        let fs = self.0.shared_fs().ok_or(Errno::ENOENT)?;
+        let context = fs.lock().clone();
+        Ok(context)
+    }
+
+    fn arguments(&self) -> Result<Vec<u8>> {
+        self.0.process.arguments()
+    }
+
+    fn environment(&self) -> Result<Vec<u8>> {
+        self.0.process.environment()
+    }
+
+    fn auxiliary_vector(&self) -> Result<Vec<u8>> {
+        self.0.process.auxiliary_vector()
+    }
+
+    fn areas(&self) -> Result<Vec<Area>> {
+        ProcessFacts::areas(&*self.0.process)
+    }
+
+    fn limits(&self) -> [(u64, u64); 16] {
+        ProcessFacts::limits(&*self.0.process)
+    }
+
+    fn thread_ids(&self) -> Vec<u32> {
+        self.0.process.thread_ids()
     }
 }
 
 impl ProcessFacts for Process {
     fn status(&self) -> ProcessStatus {
-        let id = |pid: super::Pid| u32::try_from(pid).unwrap_or(0);
-        let main = self.main_thread();
-        let main = main.as_ref();
-        let credentials = main.map(|thread| thread.credentials()).unwrap_or_default();
-        let memory = self.shared_memory();
-        let layout = memory.as_ref().map(|memory| memory.layout()).unwrap_or_default();
-        let (mut ignored, mut caught) = (0, 0);
-        if let Some(actions) = self.shared_actions() {
-            let actions = actions.lock();
-            for signal in 1..=number::LAST {
-                match actions.action(signal).handler {
-                    action::DEFAULT => {}
-                    action::IGNORE => ignored |= crate::signal::bit(signal),
-                    _ => caught |= crate::signal::bit(signal),
-                }
-            }
-        }
-        let pending = main.map_or(0, |thread| super::pending(thread));
-        let mask = main.map_or(0, |thread| thread.signals.lock().mask);
-        let c = &credentials;
         let usage = self.ended().map_or_else(|| self.usage(), |(_, usage)| usage);
-        ProcessStatus {
-            name: main.map_or_else(Default::default, |thread| *thread.name.lock()),
-            state: self.state(),
-            pid: id(self.pid),
-            parent: id(self.parent()),
-            group: id(self.group()),
-            session: id(self.session()),
-            threads: u32::try_from(self.threads().len()).unwrap_or(u32::MAX),
-            users: [c.uid, c.euid, c.suid, c.fsuid],
-            groups: [c.gid, c.egid, c.sgid, c.fsgid],
-            supplementary: Vec::from(c.groups()),
-            virtual_size: memory.as_ref().map_or(0, |memory| memory.total()),
-            resident: memory.as_ref().map_or(0, |memory| memory.resident().0),
-            resident_files: 0,
-            text_size: layout.code.1.saturating_sub(layout.code.0),
-            data_size: layout.data.1.saturating_sub(layout.data.0)
-                + layout.break_end.saturating_sub(layout.break_start),
-            code: layout.code,
-            stack: layout.stack_start,
-            faults: usage.minor_faults,
-            times: (crate::time::tsc_ns(usage.ticks) / TICK_NS, 0),
-            start: self.start_ns / TICK_NS,
-            nice: main.map_or(0, |thread| thread.task.nice()),
-            cpu: main.map_or(0, |thread| thread.task.cpu()),
-            signals: [pending, mask, ignored, caught],
-            switches: (usage.switches[0], usage.switches[1]),
+        status(self, self.main_thread().as_deref(), &usage, self.pid)
+    }
+
+    fn thread_ids(&self) -> Vec<u32> {
+        let mut ids = Vec::new();
+        for thread in self.threads() {
+            ids.extend(u32::try_from(thread.tid()));
         }
+        ids.sort_unstable();
+        ids
     }
 
     fn executable(&self) -> Vec<u8> {
@@ -122,8 +197,8 @@ impl ProcessFacts for Process {
     }
 
     fn auxiliary_vector(&self) -> Result<Vec<u8>> {
-        let (start, len) = self.program.lock().auxiliary;
-        read(self, start, start.saturating_add(len))
+        let layout = self.shared_memory().map(|memory| memory.layout()).unwrap_or_default();
+        read(self, layout.auxiliary.0, layout.auxiliary.1)
     }
 
     fn areas(&self) -> Result<Vec<Area>> {

@@ -1,6 +1,6 @@
 //! What is decided of a process's life: its threads, a stop, its end.
 
-use super::{Pid, Process, Thread, Usage, current, table};
+use super::{Credentials, Pid, Process, Thread, Usage, current, table};
 use crate::sched::WaitQueue;
 use crate::signal::{Information, action, number};
 use airlock_abi::exit::Exit;
@@ -23,6 +23,8 @@ pub struct Life {
     /// Whether all threads have ended.
     pub(super) zombie: bool,
     pub(super) usage: Usage,
+    /// The name and the owner of the last thread, once that has ended.
+    pub(super) last: ([u8; 16], Credentials),
 }
 
 /// What `wait` tells of a child that lives.
@@ -36,7 +38,7 @@ pub enum Change {
 
 impl Life {
     /// A process without threads yet.
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             threads: Vec::new(),
             exit: None,
@@ -44,7 +46,8 @@ impl Life {
             stopped: None,
             unreported: None,
             zombie: false,
-            usage: Usage { ticks: 0, minor_faults: 0, resident_peak: 0, switches: [0; 2] },
+            usage: Usage::default(),
+            last: ([0; 16], Credentials::default()),
         }
     }
 }
@@ -92,6 +95,27 @@ impl Process {
     /// Its oldest thread that has not ended.
     pub fn main_thread(&self) -> Option<Arc<Thread>> {
         self.life.lock().threads.first().cloned()
+    }
+
+    /// The name of its thread, or of the last one that it had.
+    pub fn last_name(&self, thread: Option<&Thread>) -> [u8; 16] {
+        match thread {
+            Some(thread) => *thread.name.lock(),
+            None => self.life.lock().last.0,
+        }
+    }
+
+    /// Who its thread is, or the last one that it had was.
+    pub fn last_credentials(&self, thread: Option<&Thread>) -> Credentials {
+        match thread {
+            Some(thread) => thread.credentials(),
+            None => self.life.lock().last.1.clone(),
+        }
+    }
+
+    /// Whether its end is decided.
+    pub fn is_ending(&self) -> bool {
+        self.life.lock().exit.is_some()
     }
 
     /// Whether all its threads have ended.
@@ -205,7 +229,7 @@ impl Process {
     pub fn child_information(&self, signal: u8, code: i32, status: i32) -> Information {
         let usage = self.life.lock().usage;
         let ticks = crate::time::tsc_ns(usage.ticks) / (crate::time::NANOSECONDS / 100);
-        let uid = self.main_thread().map_or(0, |thread| thread.credentials().uid);
+        let uid = self.last_credentials(self.main_thread().as_deref()).uid;
         let who = u64::from(self.pid.cast_unsigned()) | u64::from(uid) << 32;
         let status = u64::from(status.cast_unsigned());
         Information { signal, code, detail: [who, status, ticks, 0] }

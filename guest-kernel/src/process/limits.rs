@@ -1,5 +1,9 @@
 //! Resource limits (getrlimit(2)).
 
+use super::current;
+use crate::capability::Capability;
+use crate::memory::areas::Bounds;
+
 /// A soft and a hard limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
@@ -19,16 +23,34 @@ impl Limit {
     }
 }
 
-/// `RLIMIT_*` numbers that the kernel itself looks at.
+/// `RLIMIT_*` numbers.
 pub mod resource {
-    /// `RLIMIT_STACK`.
+    /// `RLIMIT_CPU`, in seconds.
+    pub const CPU: usize = 0;
+    /// `RLIMIT_FSIZE`, in bytes.
+    pub const FSIZE: usize = 1;
+    /// `RLIMIT_DATA`, in bytes.
+    pub const DATA: usize = 2;
+    /// `RLIMIT_STACK`, in bytes.
     pub const STACK: usize = 3;
-    /// `RLIMIT_NOFILE`.
-    pub const NOFILE: usize = 7;
+    /// `RLIMIT_CORE`, in bytes.
+    pub const CORE: usize = 4;
     /// `RLIMIT_NPROC`.
     pub const NPROC: usize = 6;
+    /// `RLIMIT_NOFILE`.
+    pub const NOFILE: usize = 7;
+    /// `RLIMIT_MEMLOCK`, in bytes.
+    pub const MEMLOCK: usize = 8;
+    /// `RLIMIT_AS`, in bytes.
+    pub const AS: usize = 9;
     /// `RLIMIT_SIGPENDING`.
     pub const SIGPENDING: usize = 11;
+    /// `RLIMIT_MSGQUEUE`, in bytes.
+    pub const MSGQUEUE: usize = 12;
+    /// `RLIMIT_NICE`: 20 minus the lowest nice value.
+    pub const NICE: usize = 13;
+    /// `RLIMIT_RTPRIO`.
+    pub const RTPRIO: usize = 14;
     /// How many there are.
     pub const COUNT: usize = 16;
 }
@@ -43,14 +65,30 @@ impl Default for Limits {
         let none = Limit::new(INFINITY, INFINITY);
         let mut limits = [none; resource::COUNT];
         limits[resource::STACK] = Limit::new(8 << 20, INFINITY);
-        limits[4] = Limit::new(0, INFINITY); // core
-        limits[resource::NPROC] = Limit::new(1024, 1024); // nproc
+        limits[resource::CORE] = Limit::new(0, INFINITY);
+        limits[resource::NPROC] = Limit::new(1024, 1024);
         limits[resource::NOFILE] = Limit::new(1024, 4096);
-        limits[8] = Limit::new(8 << 20, 8 << 20); // memlock
-        limits[resource::SIGPENDING] = Limit::new(1024, 1024); // sigpending
-        limits[12] = Limit::new(819_200, 819_200); // msgqueue
-        limits[13] = Limit::new(0, 0); // nice
-        limits[14] = Limit::new(0, 0); // rtprio
+        limits[resource::MEMLOCK] = Limit::new(8 << 20, 8 << 20);
+        limits[resource::SIGPENDING] = Limit::new(1024, 1024);
+        limits[resource::MSGQUEUE] = Limit::new(819_200, 819_200);
+        limits[resource::NICE] = Limit::new(0, 0);
+        limits[resource::RTPRIO] = Limit::new(0, 0);
         Self(limits)
+    }
+}
+
+/// What the running process's limits leave it of memory.
+pub fn bounds() -> Bounds {
+    let me = current();
+    let may_lock_all = me.can(Capability::IpcLock);
+    let limits = me.limits().lock();
+    let data = limits.0[resource::DATA];
+    Bounds {
+        total: limits.0[resource::AS].soft,
+        // Linux: "workaround for Valgrind", which sets 0 and means only the heap.
+        data: if data.soft == 0 { data.hard } else { data.soft },
+        heap: data.soft,
+        stack: limits.0[resource::STACK].soft,
+        locked: if may_lock_all { INFINITY } else { limits.0[resource::MEMLOCK].soft },
     }
 }

@@ -7,22 +7,31 @@
 //! * `signals`: sending
 //! * `facts`: what /proc shows
 
+mod cpu_limit;
 mod credentials;
+mod descriptor;
 #[cfg(target_os = "none")]
 mod ending;
 mod facts;
 mod lifecycle;
 mod limits;
+#[cfg(target_os = "none")]
+mod out_of_memory;
 mod own;
 mod signals;
 pub mod table;
 mod thread;
 
-pub use credentials::Credentials;
+pub use cpu_limit::watch as watch_cpu_limit;
+pub use credentials::{Credentials, securebits};
+pub use descriptor::ProcessFile;
 #[cfg(target_os = "none")]
 pub use ending::*;
+pub use facts::ThreadFacts;
 pub use lifecycle::*;
-pub use limits::{Limit, Limits, resource};
+pub use limits::{Limit, Limits, bounds, resource};
+#[cfg(target_os = "none")]
+pub use out_of_memory::{relieve, relieve_copy, relieve_reserve};
 pub use own::Own;
 pub use signals::*;
 pub use table::{all, find, find_thread};
@@ -55,8 +64,6 @@ pub struct Program {
     pub path: Vec<u8>,
     /// Keeps others from writing to the file.
     pub executing: Option<Arc<fs::Executing>>,
-    /// The auxiliary vector, for `/proc/PID/auxv`: where it is (guest-virtual) and its length.
-    pub auxiliary: (u64, u64),
 }
 
 /// One process: what its threads share.
@@ -74,12 +81,15 @@ pub struct Process {
     /// Signals for whichever thread takes them.
     pub pending: SpinLock<Pending>,
     limits: SpinLock<Limits>,
+    cpu_timer: cpu_limit::CpuTimer,
     /// What it runs.
     pub program: SpinLock<Program>,
     /// Monotonic nanoseconds at its start.
     pub start_ns: u64,
     /// Where threads of it wait for children.
     pub child_events: WaitQueue,
+    /// Where others wait for its end (`pidfd_open`).
+    pub end_events: WaitQueue,
     /// Where threads of it wait for signals that they block.
     pub signal_events: WaitQueue,
     /// Its threads and its end.
@@ -167,9 +177,11 @@ impl Process {
             actions: Own::new(new.actions),
             pending: SpinLock::new(Pending::new()),
             limits: SpinLock::new(new.limits),
+            cpu_timer: cpu_limit::CpuTimer::new(),
             program: SpinLock::new(new.program),
             start_ns: new.start_ns,
             child_events: WaitQueue::new(),
+            end_events: WaitQueue::new(),
             signal_events: WaitQueue::new(),
             life: SpinLock::new(Life::new()),
             attention: AtomicBool::new(false),
@@ -284,6 +296,8 @@ pub fn start_first(first: First) {
         fs: Arc::new(SpinLock::new(first.fs)),
         credentials: Credentials::root(),
         name: short_name(&first.name),
+        timer_slack: thread::TIMER_SLACK_NS,
+        io_priority: 0,
     }));
     process.life.lock().threads.push(thread.clone());
     table::insert_first(process, thread.clone());

@@ -54,6 +54,11 @@ pub fn find_thread(tid: Pid) -> Option<Arc<Thread>> {
     TABLE.lock().slots.get(&tid)?.thread.clone()
 }
 
+/// The process with the lowest id from this one on.
+pub fn next(from: Pid) -> Option<Arc<Process>> {
+    TABLE.lock().slots.range(from..).find_map(|(_, slot)| slot.process.clone())
+}
+
 /// The ids of all processes, in ascending order.
 pub fn all() -> Vec<Pid> {
     let table = TABLE.lock();

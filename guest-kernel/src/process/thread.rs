@@ -9,7 +9,7 @@ use crate::signal::{Actions, ThreadSignals};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU16, AtomicU64, Ordering};
 
 /// A thread. Always in an [`Arc`].
 pub struct Thread {
@@ -27,6 +27,12 @@ pub struct Thread {
     pub robust_list: AtomicU64,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privileges: AtomicBool,
+    /// `ioprio_set`; 0 if nobody has.
+    pub io_priority: AtomicU16,
+    /// `PR_SET_TIMERSLACK`: nanoseconds by which sleeps may be late; timers here are exact anyway.
+    pub timer_slack: AtomicU64,
+    /// What [`Self::timer_slack`] goes back to: that of the thread that made it.
+    default_timer_slack: u64,
     /// Page faults that were handled without a device, for `getrusage`.
     pub minor_faults: AtomicU64,
     /// When the sleep of an interrupted call would have ended, for the call that begins again in its
@@ -76,7 +82,14 @@ pub struct NewThread {
     pub credentials: Credentials,
     /// Its name.
     pub name: [u8; 16],
+    /// Nanoseconds by which sleeps may be late.
+    pub timer_slack: u64,
+    /// `ioprio_set`; 0 if nobody has.
+    pub io_priority: u16,
 }
+
+/// Linux's default for `PR_SET_TIMERSLACK`.
+pub const TIMER_SLACK_NS: u64 = 50_000;
 
 impl Thread {
     /// A thread that has not started.
@@ -89,6 +102,9 @@ impl Thread {
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             no_new_privileges: AtomicBool::new(false),
+            io_priority: AtomicU16::new(new.io_priority),
+            timer_slack: AtomicU64::new(new.timer_slack),
+            default_timer_slack: new.timer_slack,
             minor_faults: AtomicU64::new(0),
             resume_deadline: AtomicU64::new(0),
             name: SpinLock::new(new.name),
@@ -121,9 +137,20 @@ impl Thread {
         }
     }
 
+    /// Changes its timer slack; 0 is the default.
+    pub fn set_timer_slack(&self, ns: u64) {
+        let ns = if ns.cast_signed() <= 0 { self.default_timer_slack } else { ns };
+        self.timer_slack.store(ns, Ordering::Relaxed);
+    }
+
     /// Who it is.
     pub fn credentials(&self) -> Credentials {
         self.credentials.lock().clone()
+    }
+
+    /// Whether it may do this.
+    pub fn can(&self, capability: crate::capability::Capability) -> bool {
+        self.credentials.lock().can(capability)
     }
 
     /// Changes who it is.

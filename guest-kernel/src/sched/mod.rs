@@ -1,6 +1,7 @@
 //! Threads that run, threads that wait, and who is next.
 //!
 //! * [`queue`]: those who wait for one kind of event
+//! * [`watch`]: hearing of events without waiting
 //! * `waiting`: how a thread waits
 //! * [`run`]: run queues, and the switch from one thread to another
 //! * `stack`: kernel stacks

@@ -98,8 +98,18 @@ impl Task {
             machine: hardware::Saved::new(),
         };
         if let Some(like) = like {
-            task.policy.store(like.policy.load(Ordering::Relaxed), Ordering::Relaxed);
-            task.nice.store(like.nice.load(Ordering::Relaxed), Ordering::Relaxed);
+            if like.resets_on_fork() {
+                // `SCHED_RESET_ON_FORK`: what takes privileges is not handed on.
+                let policy = match like.policy() {
+                    Policy::Fair(kind) => Policy::Fair(kind),
+                    Policy::Fifo(_) | Policy::RoundRobin(_) => Policy::Fair(0),
+                };
+                task.set_policy(policy, false);
+                task.set_nice(like.nice().max(0));
+            } else {
+                task.set_policy(like.policy(), false);
+                task.set_nice(like.nice());
+            }
             task.cpu.store(like.cpu.load(Ordering::Relaxed), Ordering::Relaxed);
             let time = like.virtual_time.load(Ordering::Relaxed);
             task.virtual_time.store(time, Ordering::Relaxed);
@@ -115,9 +125,15 @@ impl Task {
         Policy::from_word(self.policy.load(Ordering::Relaxed))
     }
 
-    /// Changes that; takes effect when it is next put into a queue.
-    pub fn set_policy(&self, policy: Policy) {
-        self.policy.store(policy.to_word(), Ordering::Relaxed);
+    /// Changes that, and whether its children begin without; see [`reorder`].
+    pub fn set_policy(&self, policy: Policy, reset_on_fork: bool) {
+        let reset = if reset_on_fork { RESET_ON_FORK } else { 0 };
+        self.policy.store(policy.to_word() | reset, Ordering::Relaxed);
+    }
+
+    /// `SCHED_RESET_ON_FORK`.
+    pub fn resets_on_fork(&self) -> bool {
+        self.policy.load(Ordering::Relaxed) & RESET_ON_FORK != 0
     }
 
     /// From -20 to 19.
@@ -172,16 +188,36 @@ impl Task {
         if turn != 0 {
             let ran = crate::time::tsc::read().saturating_sub(turn);
             self.ran.store(self.ran.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
-            let weighted = match self.nice() {
-                0 => ran,
-                nice => (u128::from(ran) * 1024 / u128::from(weight(nice)))
-                    .try_into()
-                    .unwrap_or(u64::MAX),
+            let weighted = match (self.nice(), self.policy()) {
+                (0, Policy::Fair(0)) => ran,
+                (nice, policy) => {
+                    let weight = if policy == IDLE { IDLE_WEIGHT } else { weight(nice) };
+                    (u128::from(ran) * 1024 / u128::from(weight)).try_into().unwrap_or(u64::MAX)
+                }
             };
             let time = self.virtual_time.load(Ordering::Relaxed).saturating_add(weighted);
             self.virtual_time.store(time, Ordering::Relaxed);
         }
     }
+}
+
+/// `SCHED_IDLE`, and its share (Linux's `WEIGHT_IDLEPRIO`).
+#[cfg(target_os = "none")]
+const IDLE: Policy = Policy::Fair(5);
+#[cfg(target_os = "none")]
+const IDLE_WEIGHT: u64 = 3;
+/// In a task's word for its policy.
+const RESET_ON_FORK: u32 = 1 << 16;
+
+/// How long a turn is when others wait, in nanoseconds. A switch is dear where ring 0 is interpreted.
+pub fn slice_ns() -> u64 {
+    const SLICE_NS: u64 = 4_000_000;
+    #[cfg(target_os = "none")]
+    if crate::arch::probe::syscall_faults() {
+        const SLICE_INTERPRETED_NS: u64 = 10_000_000;
+        return SLICE_INTERPRETED_NS;
+    }
+    SLICE_NS
 }
 
 /// The share of a nice value: each step is worth a quarter, and 0 is 1024, as on Linux.
@@ -270,11 +306,6 @@ mod hardware {
     use core::cell::UnsafeCell;
     use core::cmp::Reverse;
     use core::sync::atomic::{AtomicU64, Ordering};
-
-    /// How long a thread runs before another gets its turn, in nanoseconds. A switch is dear where
-    /// ring 0 is interpreted.
-    const SLICE_NS: u64 = 4_000_000;
-    const SLICE_INTERPRETED_NS: u64 = 10_000_000;
 
     /// What the processor holds of a thread while it runs.
     pub struct Saved(UnsafeCell<Registers>);
@@ -418,9 +449,7 @@ mod hardware {
             self.slice_end = if self.ready.is_empty() {
                 NEVER
             } else {
-                let interpreted = crate::arch::probe::syscall_faults();
-                let slice = if interpreted { SLICE_INTERPRETED_NS } else { SLICE_NS };
-                time::monotonic_ns() + slice
+                time::monotonic_ns() + super::slice_ns()
             };
             self.program();
         }
@@ -501,6 +530,28 @@ mod hardware {
         } else if queue.slice_end == NEVER && cpu == Cpu::current().index() {
             queue.begin_slice();
         }
+        drop(queue);
+        if cpu != Cpu::current().index() {
+            super::super::cpus::interrupt(cpu);
+        }
+    }
+
+    /// A thread's policy has changed: so may its place among those that are ready.
+    pub fn reorder(thread: &Thread) {
+        let cpu = thread.task.cpu.load(Ordering::Relaxed);
+        let mut queue = queue_of(cpu).lock();
+        let mut moved = None;
+        queue.ready.retain(|ready| {
+            let other = !core::ptr::eq(&raw const *ready.thread, thread);
+            if !other {
+                moved = Some(ready.thread.clone());
+            }
+            other
+        });
+        if let Some(thread) = moved {
+            queue.add(thread);
+        }
+        cpu::by_index(cpu).request_switch();
         drop(queue);
         if cpu != Cpu::current().index() {
             super::super::cpus::interrupt(cpu);

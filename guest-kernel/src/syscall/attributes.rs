@@ -2,6 +2,7 @@
 
 use super::caller::{Caller, any_file, check_flags, file};
 use super::{AT_FDCWD, Fd};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::inotify::{self, Located};
 use crate::fs::metadata::{S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
@@ -83,7 +84,7 @@ fn change_mode(inode: &Inode, mode: u32, subject: &Subject<'_>) -> Result<()> {
         return Err(Errno::EOPNOTSUPP);
     }
     subject.check_owner(metadata.user)?;
-    let may_set_group = subject.is_root() || subject.is_in_group(metadata.group);
+    let may_set_group = subject.is_in_group(metadata.group) || subject.can(Capability::Fsetid);
     inode.set_permissions(if may_set_group { mode } else { mode & !S_ISGID })
 }
 
@@ -132,7 +133,7 @@ const UNCHANGED: u32 = u32::MAX;
 
 fn change_owner(inode: &Inode, user: u32, group: u32, subject: &Subject<'_>) -> Result<()> {
     let metadata = inode.metadata()?;
-    if !subject.is_root() {
+    if !subject.can(Capability::Chown) {
         let keeps_user = user == UNCHANGED || user == metadata.user;
         let keeps_group =
             group == UNCHANGED || group == metadata.group || subject.is_in_group(group);

@@ -60,13 +60,23 @@ impl Caller {
     /// Its rights.
     pub fn subject(&self) -> Subject<'_> {
         let credentials = &self.credentials;
-        Subject { user: credentials.fsuid, group: credentials.fsgid, groups: credentials.groups() }
+        Subject {
+            user: credentials.fsuid,
+            group: credentials.fsgid,
+            groups: credentials.groups(),
+            capabilities: credentials.effective,
+        }
     }
 
     /// Its rights by real instead of effective IDs (`access(2)`).
     pub fn real_subject(&self) -> Subject<'_> {
         let credentials = &self.credentials;
-        Subject { user: credentials.uid, group: credentials.gid, groups: credentials.groups() }
+        Subject {
+            user: credentials.uid,
+            group: credentials.gid,
+            groups: credentials.groups(),
+            capabilities: credentials.effective_of_real(),
+        }
     }
 
     /// The directory that `path` is relative to.

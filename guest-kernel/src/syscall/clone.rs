@@ -2,7 +2,9 @@
 
 use crate::arch::TrapFrame;
 use crate::arch::cpu::program_frame;
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
+use crate::memory::frame;
 use crate::memory::user::Plain;
 use crate::memory::{USER_END, UserPtr};
 use crate::process::{
@@ -15,8 +17,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use linux_raw_sys::general::{
     CLONE_CHILD_CLEARTID, CLONE_CHILD_SETTID, CLONE_DETACHED, CLONE_FILES, CLONE_FS, CLONE_IO,
-    CLONE_PARENT, CLONE_PARENT_SETTID, CLONE_PTRACE, CLONE_SETTLS, CLONE_SIGHAND, CLONE_SYSVSEM,
-    CLONE_THREAD, CLONE_UNTRACED, CLONE_VFORK, CLONE_VM,
+    CLONE_PARENT, CLONE_PARENT_SETTID, CLONE_PIDFD, CLONE_PTRACE, CLONE_SETTLS, CLONE_SIGHAND,
+    CLONE_SYSVSEM, CLONE_THREAD, CLONE_UNTRACED, CLONE_VFORK, CLONE_VM,
 };
 
 /// `CLONE_CLEAR_SIGHAND` of clone3.
@@ -24,12 +26,13 @@ const CLEAR_SIGHAND: u64 = 1 << 32;
 /// `CSIGNAL`: the low byte of clone's flags is the exit signal.
 const SIGNAL_BITS: u64 = 0xff;
 /// Flags that are understood. Tracing and sharing of I/O contexts have nothing to do here; there are no
-/// namespaces and no process descriptors.
+/// namespaces.
 const KNOWN: u64 = (CLONE_VM
     | CLONE_FS
     | CLONE_FILES
     | CLONE_SIGHAND
     | CLONE_PTRACE
+    | CLONE_PIDFD
     | CLONE_VFORK
     | CLONE_PARENT
     | CLONE_THREAD
@@ -50,6 +53,8 @@ struct Request {
     /// RSP of the child; 0 for the parent's.
     stack: u64,
     parent_tid: u64,
+    /// Where a descriptor for the child goes (`CLONE_PIDFD`).
+    descriptor: u64,
     child_tid: u64,
     tls: u64,
 }
@@ -64,6 +69,7 @@ impl Request {
             || (self.has(CLONE_THREAD) && !self.has(CLONE_SIGHAND))
             || (self.has(CLONE_SIGHAND) && !self.has(CLONE_VM))
             || (self.has(CLONE_SIGHAND) && self.flags & CLEAR_SIGHAND != 0)
+            || (self.has(CLONE_PIDFD) && self.has(CLONE_THREAD))
         {
             return Err(Errno::EINVAL);
         }
@@ -91,12 +97,18 @@ pub fn clone(
     tls: u64,
 ) -> Result<Pid> {
     let [exit_signal, ..] = flags.to_le_bytes();
+    // The descriptor's place is the id's.
+    let with_descriptor = flags & u64::from(CLONE_PIDFD) != 0;
+    if with_descriptor && flags & u64::from(CLONE_PARENT_SETTID | CLONE_DETACHED) != 0 {
+        return Err(Errno::EINVAL);
+    }
     clone_with(Request {
         // The upper half does not count here, as on Linux.
         flags: flags & 0xffff_ffff & !SIGNAL_BITS & !u64::from(CLONE_DETACHED),
         exit_signal,
         stack,
         parent_tid: parent_tid.address(),
+        descriptor: parent_tid.address(),
         child_tid: child_tid.address(),
         tls,
     })
@@ -155,7 +167,6 @@ pub fn clone3(arguments: UserPtr<u64>, size: usize) -> Result<Pid> {
         count,
         cgroup,
     ] = words;
-    let _ = pidfd;
     if flags & (SIGNAL_BITS | u64::from(CLONE_DETACHED)) != 0
         || exit_signal > u64::from(number::LAST)
         || (stack == 0) != (stack_size == 0)
@@ -171,6 +182,7 @@ pub fn clone3(arguments: UserPtr<u64>, size: usize) -> Result<Pid> {
         exit_signal: u8::try_from(exit_signal).unwrap_or(0),
         stack: stack + stack_size,
         parent_tid,
+        descriptor: pidfd,
         child_tid,
         tls,
     };
@@ -194,6 +206,7 @@ impl Drop for NewId {
 
 fn clone_with(request: Request) -> Result<Pid> {
     request.check()?;
+    frame::check_room()?;
     let me = current();
     let new_process = !request.has(CLONE_THREAD);
     if new_process {
@@ -204,6 +217,12 @@ fn clone_with(request: Request) -> Result<Pid> {
     let child = make(&request, id.0).inspect_err(|_| run::release())?;
     let tid = child.tid();
 
+    let descriptor = if request.has(CLONE_PIDFD) {
+        let fd = describe(&request, &child).inspect_err(|_| run::release())?;
+        Some(fd)
+    } else {
+        None
+    };
     // The parent may look for the child's id as soon as the child runs, and the child for its own.
     if request.has(CLONE_PARENT_SETTID) {
         let _ = UserPtr::new(request.parent_tid).write(tid);
@@ -219,6 +238,9 @@ fn clone_with(request: Request) -> Result<Pid> {
         if !child.process.add_thread(child.clone()) {
             drop(table);
             run::release();
+            if let Some(fd) = descriptor {
+                drop(me.files().lock().remove(fd));
+            }
             return Err(Errno::EAGAIN);
         }
         table.insert(&child, new_process.then_some(&child.process));
@@ -228,6 +250,10 @@ fn clone_with(request: Request) -> Result<Pid> {
     }
     id.0 = 0;
     drop(id);
+    if new_process {
+        // Without memory for the timer, the limit does not bind before it is set again.
+        let _ = process::watch_cpu_limit(&child.process);
+    }
     run::start(child);
     if let Some(loan) = loan {
         // Only the end of this process ends the wait.
@@ -239,11 +265,55 @@ fn clone_with(request: Request) -> Result<Pid> {
     Ok(tid)
 }
 
+/// Makes the descriptor that `CLONE_PIDFD` asks for, and tells the caller.
+fn describe(request: &Request, child: &Thread) -> Result<i32> {
+    let fd = super::process_file::add(child.process.clone(), 0)?;
+    let told = UserPtr::new(request.descriptor).write(fd);
+    if told.is_err() {
+        let closed = current().files().lock().remove(fd);
+        drop(closed);
+    }
+    told.map(|()| fd)
+}
+
+/// `unshare(2)`: what threads share and one can have for itself. There are no namespaces.
+///
+/// # Errors
+/// As the man page says; EINVAL for namespaces.
+pub fn unshare(flags: u64) -> Result<()> {
+    const SHARED: u32 = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD;
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    if flags & !(SHARED | CLONE_SYSVSEM) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let me = current();
+    if flags & (CLONE_THREAD | CLONE_SIGHAND | CLONE_VM) != 0 {
+        // One cannot leave the others, but may have been alone all along.
+        let shares = |count: Option<usize>| count.is_some_and(|count| count > 2);
+        let memory = me.shared_memory().map(|memory| Arc::strong_count(&memory));
+        let actions = me.shared_actions().map(|actions| Arc::strong_count(&actions));
+        let alone = me.threads().len() == 1
+            && (flags & (CLONE_SIGHAND | CLONE_VM) == 0 || !shares(actions))
+            && (flags & CLONE_VM == 0 || !shares(memory));
+        if !alone {
+            return Err(Errno::EINVAL);
+        }
+    }
+    if flags & CLONE_FILES != 0 {
+        me.unshare_files()?;
+    }
+    if flags & CLONE_FS != 0 {
+        me.unshare_fs();
+    }
+    Ok(())
+}
+
 /// `RLIMIT_NPROC`, which does not bind the superuser.
 fn check_count(me: &Thread) -> Result<()> {
     let who = me.credentials();
     let limit = me.limits().lock().0[resource::NPROC].soft;
-    if who.is_privileged() || limit == u64::MAX {
+    let exempt = who.uid == 0 || who.can(Capability::SysResource) || who.can(Capability::SysAdmin);
+    if exempt || limit == u64::MAX {
         return Ok(());
     }
     let table = table::lock();
@@ -282,6 +352,8 @@ fn make(request: &Request, tid: Pid) -> Result<Arc<Thread>> {
         fs,
         credentials: me.credentials(),
         name: *me.name.lock(),
+        timer_slack: me.timer_slack.load(Ordering::Relaxed),
+        io_priority: me.io_priority.load(Ordering::Relaxed),
     }));
     {
         let parents = me.signals.lock();

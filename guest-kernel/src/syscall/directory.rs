@@ -2,6 +2,7 @@
 
 use super::caller::{Caller, any_file, check_flags, file, read_path};
 use super::{AT_FDCWD, Fd};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::listing::{self, Layout};
 use crate::fs::metadata::{
@@ -324,9 +325,7 @@ pub fn chroot(path: UserPtr<u8>) -> Result<()> {
     let caller = Caller::get();
     let inode = caller.walk(AT_FDCWD, path, Last::Follow)?.existing()?;
     check_directory(&caller, &inode)?;
-    if !current().credentials().is_privileged() {
-        return Err(Errno::EPERM);
-    }
+    current().credentials().need(Capability::SysChroot)?;
     change(|context, inode| context.root = inode, inode);
     Ok(())
 }

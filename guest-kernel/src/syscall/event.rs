@@ -2,6 +2,7 @@
 
 use super::Fd;
 use super::caller::{add_stream, check_flags, file};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::event::{EventCounter, Setting, TimerFile, TimerSetting};
 use crate::memory::UserPtr;
@@ -43,7 +44,7 @@ pub fn timerfd_create(clock: u32, flags: u32) -> Result<i32> {
         CLOCK_MONOTONIC | CLOCK_BOOTTIME | CLOCK_BOOTTIME_ALARM => false,
         _ => return Err(Errno::EINVAL),
     };
-    if is_alarm && !current().credentials().is_privileged() {
+    if is_alarm && !current().can(Capability::WakeAlarm) {
         return Err(Errno::EPERM);
     }
     add_stream(TimerFile::new(realtime), O_RDWR | flags)

@@ -202,16 +202,19 @@ fn parse_first_line(text: &[u8]) -> Result<(&[u8], Option<&[u8]>)> {
 struct Prepared {
     space: AddressSpace,
     credentials: Credentials,
+    secure: bool,
     rip: u64,
     rsp: u64,
 }
 
 /// Who the program is: set-user-ID and set-group-ID bits count unless privileges may not grow.
-fn new_credentials(file: &FileRef) -> Result<Credentials> {
+fn new_credentials(file: &FileRef) -> Result<(Credentials, bool)> {
     let me = current();
-    let mut who = me.credentials();
+    let before = me.credentials();
+    let mut who = before.clone();
     let metadata = file.metadata()?;
-    if !me.no_new_privileges.load(Ordering::Relaxed) {
+    let no_new_privileges = me.no_new_privileges.load(Ordering::Relaxed);
+    if !no_new_privileges {
         if metadata.mode & S_ISUID != 0 {
             who.euid = metadata.user;
         }
@@ -220,8 +223,7 @@ fn new_credentials(file: &FileRef) -> Result<Credentials> {
             who.egid = metadata.group;
         }
     }
-    (who.suid, who.fsuid, who.sgid, who.fsgid) = (who.euid, who.euid, who.egid, who.egid);
-    Ok(who)
+    Ok(who.execute(&before, no_new_privileges))
 }
 
 /// Builds the new address space; nothing of the old program has changed if that fails.
@@ -246,7 +248,7 @@ fn load(
     let mut entropy = Entropy(&mut next);
     let mut random_bytes = [0; 16];
     random::fill(&mut random_bytes);
-    let credentials = new_credentials(file)?;
+    let (credentials, secure) = new_credentials(file)?;
     let space = AddressSpace::new(boot::kernel_root(), &boot::KERNEL_SLOTS)?;
     let mut layout = stack::place(&space, &mut entropy)?;
     let vdso = boot::map_vdso(&space, layout.stack_start, &mut entropy)?;
@@ -261,13 +263,12 @@ fn load(
         hwcap2,
         minimum_signal_stack: crate::signal::MINIMUM_STACK,
         ids: [credentials.uid, credentials.euid, credentials.gid, credentials.egid],
+        secure,
         random: random_bytes,
         vdso,
     };
     let rsp = stack::fill(&space, &mut layout, &start, &loaded, &mut entropy)?;
-    let stack_limit = current().limits().lock().0[resource::STACK].soft;
-    space.set_stack_size(stack_limit);
-    Ok(Prepared { space, credentials, rip: loaded.entry, rsp })
+    Ok(Prepared { space, credentials, secure, rip: loaded.entry, rsp })
 }
 
 /// The point of no return: from here on there is no old program to go back to.
@@ -293,19 +294,21 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
     }
     me.signals.lock().stack = AlternateStack::NONE;
     let before = me.credentials();
-    let raised = new.credentials.euid != before.euid || new.credentials.egid != before.egid;
-    me.set_credentials(new.credentials);
-    me.dumpable.store(!raised, Ordering::Relaxed);
-    if raised {
+    // Linux's begin_new_exec and commit_creds.
+    let now = &new.credentials;
+    let hidden = (now.euid, now.egid) != (now.uid, now.gid) || now.hides_from(&before);
+    me.dumpable.store(!hidden, Ordering::Relaxed);
+    if new.secure || now.hides_from(&before) {
         me.parent_death_signal.store(0, Ordering::Relaxed);
     }
+    me.set_credentials(new.credentials);
     me.has_executed.store(true, Ordering::Relaxed);
     me.set_exit_signal(number::SIGCHLD);
     // A program that a descriptor stands for is named after its file.
     let named = if shown.starts_with(b"/dev/fd/") { &path } else { shown };
     let name = named.rsplit(|&byte| byte == b'/').next().unwrap_or(named);
     *me.name.lock() = process::short_name(name);
-    *me.program.lock() = Program { path, executing: Some(executing), auxiliary: (0, 0) };
+    *me.program.lock() = Program { path, executing: Some(executing) };
     if me.tid() != me.pid {
         // The program goes on under the id of the process, whoever called.
         let old = me.tid();

@@ -3,6 +3,7 @@
 //! A futex is known by where its word is: in a `MAP_SHARED` page by its guest-physical address, else
 //! by address space and address. Waiters are in a table of buckets, by a hash of that.
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::space::Access;
 use crate::memory::{Frame, PhysAddr, UserPtr, usize_from};
@@ -359,7 +360,7 @@ pub fn get_robust_list(tid: Pid, head: UserPtr<u64>, length: UserPtr<u64>) -> Re
     let me = current();
     let thread = if tid == 0 { me.to_arc() } else { find_thread(tid).ok_or(Errno::ESRCH)? };
     let who = me.credentials();
-    if !who.is_privileged() && thread.credentials().uid != who.euid {
+    if !who.can(Capability::SysPtrace) && thread.credentials().uid != who.euid {
         return Err(Errno::EPERM);
     }
     length.write(24)?;

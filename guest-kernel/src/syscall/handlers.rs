@@ -1,6 +1,7 @@
 //! All handlers, by the names in the list.
 
 pub use super::attributes::*;
+pub use super::capability::{capget, capset};
 #[cfg(target_os = "none")]
 pub use super::clone::*;
 #[cfg(target_os = "none")]
@@ -19,13 +20,21 @@ pub use super::locks::flock;
 #[cfg(target_os = "none")]
 pub use super::machine::*;
 pub use super::memory::*;
+pub use super::memory_lock::{mlock, mlock2, mlockall, munlock, munlockall};
 pub use super::message::*;
 pub use super::msg::*;
 pub use super::open::*;
 pub use super::pipe::*;
 pub use super::poll::*;
+pub use super::prctl::*;
 pub use super::process::*;
+#[cfg(target_os = "none")]
+pub use super::process_file::{pidfd_getfd, pidfd_open, pidfd_send_signal};
+#[cfg(target_os = "none")]
+pub use super::process_memory::{process_vm_readv, process_vm_writev};
 pub use super::read_write::*;
+pub use super::resource::*;
+pub use super::schedule::*;
 pub use super::sem::*;
 pub use super::shm::*;
 #[cfg(target_os = "none")]

@@ -1,10 +1,12 @@
 //! Who a process is: credentials(7), groups and sessions.
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::process::{Credentials, Pid, Process, current, find, table};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 /// `NGROUPS_MAX`.
 const MAX_GROUPS: usize = 65536;
@@ -54,11 +56,22 @@ pub fn getresgid(real: UserPtr<u32>, effective: UserPtr<u32>, saved: UserPtr<u32
 }
 
 fn change(act: impl FnOnce(&mut Credentials) -> Result<()>) -> Result<()> {
-    let process = current();
-    let mut who = process.credentials();
+    let before = current().credentials();
+    let mut who = before.clone();
     act(&mut who)?;
-    process.set_credentials(who);
+    who.follow_users(&before);
+    commit(who);
     Ok(())
+}
+
+/// Lets the caller be someone else. Who could not see its memory before must not see it now.
+pub(super) fn commit(who: Credentials) {
+    let process = current();
+    if who.hides_from(&process.credentials()) {
+        process.dumpable.store(false, Ordering::Relaxed);
+        process.parent_death_signal.store(0, Ordering::Relaxed);
+    }
+    process.set_credentials(who);
 }
 
 /// `setuid(2)`.
@@ -70,7 +83,7 @@ pub fn setuid(user: u32) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     change(|who| {
-        if who.is_privileged() {
+        if who.can(Capability::Setuid) {
             (who.uid, who.suid) = (user, user);
         } else if user != who.uid && user != who.suid {
             return Err(Errno::EPERM);
@@ -89,7 +102,7 @@ pub fn setgid(group: u32) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     change(|who| {
-        if who.is_privileged() {
+        if who.can(Capability::Setgid) {
             (who.gid, who.sgid) = (group, group);
         } else if group != who.gid && group != who.sgid {
             return Err(Errno::EPERM);
@@ -106,7 +119,7 @@ pub fn setgid(group: u32) -> Result<()> {
 pub fn setreuid(real: u32, effective: u32) -> Result<()> {
     change(|who| {
         let allowed =
-            |id: u32, list: &[u32]| id == KEEP || who.is_privileged() || list.contains(&id);
+            |id: u32, list: &[u32]| id == KEEP || who.can(Capability::Setuid) || list.contains(&id);
         if !allowed(real, &[who.uid, who.euid])
             || !allowed(effective, &[who.uid, who.euid, who.suid])
         {
@@ -134,7 +147,7 @@ pub fn setreuid(real: u32, effective: u32) -> Result<()> {
 pub fn setregid(real: u32, effective: u32) -> Result<()> {
     change(|who| {
         let allowed =
-            |id: u32, list: &[u32]| id == KEEP || who.is_privileged() || list.contains(&id);
+            |id: u32, list: &[u32]| id == KEEP || who.can(Capability::Setgid) || list.contains(&id);
         if !allowed(real, &[who.gid, who.egid])
             || !allowed(effective, &[who.gid, who.egid, who.sgid])
         {
@@ -162,7 +175,7 @@ pub fn setregid(real: u32, effective: u32) -> Result<()> {
 pub fn setresuid(real: u32, effective: u32, saved: u32) -> Result<()> {
     change(|who| {
         let own = [who.uid, who.euid, who.suid];
-        if !who.is_privileged()
+        if !who.can(Capability::Setuid)
             && [real, effective, saved].iter().any(|id| *id != KEEP && !own.contains(id))
         {
             return Err(Errno::EPERM);
@@ -182,7 +195,7 @@ pub fn setresuid(real: u32, effective: u32, saved: u32) -> Result<()> {
 pub fn setresgid(real: u32, effective: u32, saved: u32) -> Result<()> {
     change(|who| {
         let own = [who.gid, who.egid, who.sgid];
-        if !who.is_privileged()
+        if !who.can(Capability::Setgid)
             && [real, effective, saved].iter().any(|id| *id != KEEP && !own.contains(id))
         {
             return Err(Errno::EPERM);
@@ -200,9 +213,11 @@ pub fn setfsuid(user: u32) -> u32 {
     let process = current();
     let mut who = process.credentials();
     let before = who.fsuid;
-    if who.is_privileged() || [who.uid, who.euid, who.suid, who.fsuid].contains(&user) {
-        who.fsuid = if user == KEEP { before } else { user };
-        process.set_credentials(who);
+    let own = [who.uid, who.euid, who.suid, who.fsuid];
+    if user != KEEP && (own.contains(&user) || who.can(Capability::Setuid)) {
+        who.fsuid = user;
+        who.follow_file_user(before);
+        commit(who);
     }
     before
 }
@@ -212,9 +227,10 @@ pub fn setfsgid(group: u32) -> u32 {
     let process = current();
     let mut who = process.credentials();
     let before = who.fsgid;
-    if who.is_privileged() || [who.gid, who.egid, who.sgid, who.fsgid].contains(&group) {
-        who.fsgid = if group == KEEP { before } else { group };
-        process.set_credentials(who);
+    let own = [who.gid, who.egid, who.sgid, who.fsgid];
+    if group != KEEP && (own.contains(&group) || who.can(Capability::Setgid)) {
+        who.fsgid = group;
+        commit(who);
     }
     before
 }
@@ -244,9 +260,7 @@ pub fn getgroups(size: i32, list: UserPtr<u32>) -> Result<usize> {
 /// # Errors
 /// As the man page says.
 pub fn setgroups(size: i32, list: UserPtr<u32>) -> Result<()> {
-    if !current().credentials().is_privileged() {
-        return Err(Errno::EPERM);
-    }
+    current().credentials().need(Capability::Setgid)?;
     let size =
         usize::try_from(size).ok().filter(|size| *size <= MAX_GROUPS).ok_or(Errno::EINVAL)?;
     let mut groups = Vec::new();
@@ -321,7 +335,7 @@ pub fn setpgid(pid: Pid, group: Pid) -> Result<()> {
         if target.session() != me.session() {
             return Err(Errno::EPERM);
         }
-        if target.has_executed.load(core::sync::atomic::Ordering::Relaxed) {
+        if target.has_executed.load(Ordering::Relaxed) {
             return Err(Errno::EACCES);
         }
     }

@@ -3,10 +3,11 @@
 use super::Fd;
 use crate::errno::{Errno, Result};
 use crate::fs::FileRef;
-use crate::memory::areas::{Backing, FileLabel, Label, Protection};
-use crate::memory::space::{Mapping, Placement};
+use crate::memory::areas::{AreaFlags, Backing, FileLabel, Label, Protection};
+use crate::memory::space::{Access, Mapping, Placement, Remapping};
 use crate::memory::{Content, Frame, PAGE, Page, PageSource, UserPtr, page_ceil, usize_from};
-use crate::process::current;
+use crate::process::{bounds, current};
+use crate::signal::{Fault, number};
 use crate::sync::SpinLock;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
@@ -14,9 +15,9 @@ use linux_raw_sys::general::{
     MADV_COLD, MADV_DODUMP, MADV_DOFORK, MADV_DONTDUMP, MADV_DONTFORK, MADV_DONTNEED, MADV_FREE,
     MADV_HUGEPAGE, MADV_KEEPONFORK, MADV_NOHUGEPAGE, MADV_NORMAL, MADV_PAGEOUT, MADV_POPULATE_READ,
     MADV_POPULATE_WRITE, MADV_RANDOM, MADV_SEQUENTIAL, MADV_WILLNEED, MADV_WIPEONFORK, MAP_32BIT,
-    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGETLB, MAP_POPULATE, MAP_PRIVATE,
-    MAP_SHARED, MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC,
-    MS_INVALIDATE, MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
+    MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED,
+    MAP_NONBLOCK, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP,
+    MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
 };
 
 /// Bits of `PROT_*` that mean rights; others (`PROT_GROWSDOWN`...) are not offered.
@@ -40,6 +41,10 @@ impl PageSource for SharedMemory {
         pages.insert(index, frame.clone());
         Ok(Page::Frame(frame))
     }
+
+    fn is_resident(&self, index: u64) -> bool {
+        self.0.lock().contains_key(&index)
+    }
 }
 
 /// A shared mapping of a file that could be sealed, and may be written to: as long as it is there, in
@@ -49,6 +54,10 @@ struct WritableMapping(FileRef);
 impl PageSource for WritableMapping {
     fn page(&self, index: u64, write: bool) -> Result<Page> {
         self.0.page(index, write)
+    }
+
+    fn is_resident(&self, index: u64) -> bool {
+        self.0.is_resident(index)
     }
 }
 
@@ -147,7 +156,17 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
         (backing, Label::File(Arc::new(label)), allowed)
     };
     let space = process.memory();
-    let start = space.map(Mapping {
+    let mut kept = AreaFlags::NONE;
+    if flags & MAP_LOCKED != 0 {
+        if !super::memory_lock::may_lock() {
+            return Err(Errno::EPERM);
+        }
+        kept = kept.with(AreaFlags::LOCKED);
+    }
+    if flags & MAP_GROWSDOWN != 0 {
+        kept = kept.with(AreaFlags::GROWS_DOWN);
+    }
+    let mapping = Mapping {
         placement,
         len,
         protection: rights,
@@ -155,23 +174,39 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
         shared,
         backing,
         label,
-    })?;
-    if flags & MAP_POPULATE != 0 {
-        populate(start, len, rights);
+        flags: kept,
+    };
+    let start = space.map(mapping, &bounds())?;
+    let end = start + page_ceil(len).unwrap_or(0);
+    let touches = flags & (MAP_POPULATE | MAP_NONBLOCK) == MAP_POPULATE;
+    if touches || space.is_locked_in(start, end) {
+        // A failure shows when the program touches them itself.
+        let _ = populate(start, end);
     }
     Ok(start)
 }
 
-/// Touches pages on a program's behalf; a failure shows when it touches them itself.
-fn populate(start: u64, len: u64, rights: Protection) {
-    use crate::memory::space::Access;
-    let access = if rights.contains(Protection::WRITE) { Access::Write } else { Access::Read };
-    let space = current();
-    for page in (start..start.saturating_add(len)).step_by(usize_from(PAGE)) {
-        if space.memory().fault(page, access, 0).is_err() {
-            return;
+/// Touches all pages of a range as the program could: by writing to those that are its own.
+///
+/// # Errors
+/// The first fault.
+pub(super) fn populate(start: u64, end: u64) -> core::result::Result<(), Fault> {
+    let me = current();
+    let space = me.memory();
+    let mut at = start;
+    while at < end {
+        let (rights, shared, area_end) = space.protection_at(at).ok_or(Fault::UNMAPPED)?;
+        let write = rights.contains(Protection::WRITE) && !shared;
+        let access = if write { Access::Write } else { Access::Read };
+        while at < area_end.min(end) {
+            if crate::process::signal_is_pending() {
+                return Ok(());
+            }
+            space.fault(at, access, bounds)?;
+            at += PAGE;
         }
     }
+    Ok(())
 }
 
 /// `munmap(2)`.
@@ -187,12 +222,12 @@ pub fn munmap(address: u64, len: u64) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn mprotect(address: u64, len: u64, bits: u64) -> Result<()> {
-    current().memory().protect(address, len, protection(bits)?)
+    current().memory().protect(address, len, protection(bits)?, &bounds())
 }
 
 /// `brk(2)`, the system call: it returns the break, whether it changed or not.
 pub fn brk(address: u64) -> u64 {
-    current().memory().set_break(address)
+    current().memory().set_break(address, &bounds())
 }
 
 /// `mremap(2)`.
@@ -201,17 +236,25 @@ pub fn brk(address: u64) -> u64 {
 /// As the man page says.
 pub fn mremap(old: u64, old_len: u64, new_len: u64, flags: u64, target: u64) -> Result<u64> {
     let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
-    if flags & !(MREMAP_MAYMOVE | MREMAP_FIXED) != 0 {
-        // MREMAP_DONTUNMAP is Linux's, but not ours: EINVAL is what kernels before 5.7 said.
-        const _: u32 = MREMAP_DONTUNMAP;
-        return Err(Errno::EINVAL);
-    }
     let may_move = flags & MREMAP_MAYMOVE != 0;
     let fixed = flags & MREMAP_FIXED != 0;
-    if fixed && !may_move {
+    let keep = flags & MREMAP_DONTUNMAP != 0;
+    if flags & !(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP) != 0
+        || ((fixed || keep) && !may_move)
+        || (keep && !target.is_multiple_of(PAGE))
+    {
         return Err(Errno::EINVAL);
     }
-    current().memory().remap(old, old_len, new_len, fixed.then_some(target), may_move)
+    let hint = if keep { target } else { 0 };
+    let target = fixed.then_some(target);
+    let request = Remapping { old, old_len, new_len, target, hint, may_move, keep };
+    let me = current();
+    let start = me.memory().remap(&request, &bounds())?;
+    let end = start.saturating_add(page_ceil(new_len).unwrap_or(0));
+    if new_len > old_len && me.memory().is_locked_in(start, end) {
+        let _ = populate(start, end);
+    }
+    Ok(start)
 }
 
 /// `madvise(2)`.
@@ -225,25 +268,39 @@ pub fn madvise(address: u64, len: u64, advice: i32) -> Result<()> {
     let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::EINVAL)?;
     let process = current();
     let space = process.memory();
-    match u32::try_from(advice).map_err(|_| Errno::EINVAL)? {
-        MADV_DONTNEED | MADV_FREE => space.discard(address, len),
+    let (set, clear) = match u32::try_from(advice).map_err(|_| Errno::EINVAL)? {
+        MADV_DONTNEED => return space.discard(address, len, false),
+        MADV_FREE => return space.discard(address, len, true),
         // Advice changes nothing but speed, which is ours to choose.
         MADV_NORMAL | MADV_RANDOM | MADV_SEQUENTIAL | MADV_WILLNEED | MADV_COLD | MADV_PAGEOUT
         | MADV_HUGEPAGE | MADV_NOHUGEPAGE | MADV_DONTDUMP | MADV_DODUMP => {
-            if space.covers(address, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+            return if space.covers(address, end) { Ok(()) } else { Err(Errno::ENOMEM) };
         }
-        MADV_POPULATE_READ | MADV_POPULATE_WRITE => {
-            use crate::memory::space::Access;
-            let write = u32::try_from(advice).is_ok_and(|advice| advice == MADV_POPULATE_WRITE);
-            let access = if write { Access::Write } else { Access::Read };
-            for page in (address..end).step_by(usize_from(PAGE)) {
-                space.fault(page, access, 0).map_err(|_| Errno::ENOMEM)?;
-            }
-            Ok(())
+        MADV_POPULATE_READ => return touch(address, end, Access::Read),
+        MADV_POPULATE_WRITE => return touch(address, end, Access::Write),
+        MADV_DONTFORK => (AreaFlags::DONT_FORK, AreaFlags::NONE),
+        MADV_DOFORK => (AreaFlags::NONE, AreaFlags::DONT_FORK),
+        MADV_WIPEONFORK => (AreaFlags::WIPE_ON_FORK, AreaFlags::NONE),
+        MADV_KEEPONFORK => (AreaFlags::NONE, AreaFlags::WIPE_ON_FORK),
+        _ => return Err(Errno::EINVAL),
+    };
+    if address == end { Ok(()) } else { space.advise(address, len, set, clear) }
+}
+
+/// `MADV_POPULATE_READ`, `MADV_POPULATE_WRITE`.
+fn touch(start: u64, end: u64, access: Access) -> Result<()> {
+    let me = current();
+    for page in (start..end).step_by(usize_from(PAGE)) {
+        if crate::process::signal_is_pending() {
+            return Err(Errno::EINTR);
         }
-        MADV_DONTFORK | MADV_DOFORK | MADV_WIPEONFORK | MADV_KEEPONFORK => Err(Errno::EINVAL),
-        _ => Err(Errno::EINVAL),
+        me.memory().fault(page, access, bounds).map_err(|fault| match fault {
+            Fault::UNMAPPED | Fault::OUT_OF_MEMORY => Errno::ENOMEM,
+            Fault { signal: number::SIGBUS, .. } => Errno::EFAULT,
+            _ => Errno::EINVAL,
+        })?;
     }
+    Ok(())
 }
 
 /// `msync(2)`: shared mappings are the file's own pages, so there is nothing to write back.
@@ -258,7 +315,11 @@ pub fn msync(address: u64, len: u64, flags: u64) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     let end = page_ceil(len).and_then(|len| address.checked_add(len)).ok_or(Errno::ENOMEM)?;
-    if current().memory().covers(address, end) { Ok(()) } else { Err(Errno::ENOMEM) }
+    let me = current();
+    if flags & MS_INVALIDATE != 0 && me.memory().is_locked_in(address, end) {
+        return Err(Errno::EBUSY);
+    }
+    if me.memory().covers(address, end) { Ok(()) } else { Err(Errno::ENOMEM) }
 }
 
 /// `mincore(2)`.

@@ -4,6 +4,7 @@ use super::Fd;
 use super::caller::{any_file, file};
 use super::read_write::{Vector, check_buffer, pieces};
 use super::socket::{read_address, socket_of, with_names, write_address, write_bytes};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::FileRef;
 use crate::fs::services::services;
@@ -172,7 +173,7 @@ fn read_control(message: &Message) -> Result<Ancillary> {
     }
     if !ancillary.files.is_empty() {
         let process = current();
-        if !process.credentials().is_privileged() {
+        if !process.can(Capability::SysResource) && !process.can(Capability::SysAdmin) {
             ancillary.flight_limit = Some(process.files().lock().limit() as u64);
         }
     }
@@ -204,10 +205,10 @@ fn read_identity(content: &[u8]) -> Result<Identity> {
     };
     let process = current();
     let who = process.credentials();
-    let is_own = identity.pid == process.pid
-        && [who.uid, who.euid, who.suid].contains(&identity.user)
-        && [who.gid, who.egid, who.sgid].contains(&identity.group);
-    if !is_own && !who.is_privileged() {
+    let may_claim = (identity.pid == process.pid || who.can(Capability::SysAdmin))
+        && ([who.uid, who.euid, who.suid].contains(&identity.user) || who.can(Capability::Setuid))
+        && ([who.gid, who.egid, who.sgid].contains(&identity.group) || who.can(Capability::Setgid));
+    if !may_claim {
         return Err(Errno::EPERM);
     }
     // PID 1 is there, if only as the kernel.

@@ -101,6 +101,15 @@ pub struct Vector {
 // SAFETY: two integers without a gap.
 unsafe impl Plain for Vector {}
 
+#[cfg(target_os = "none")]
+impl Vector {
+    /// Where the piece is, and how long.
+    #[cfg(target_os = "none")]
+    pub(super) const fn parts(self) -> (u64, u64) {
+        (self.start, self.len)
+    }
+}
+
 /// The pieces of a scattered buffer; most calls have one that is not empty, which needs no list.
 pub(super) enum Pieces {
     One(UserSlice),
@@ -352,8 +361,9 @@ fn copy(from: &mut Side, to: &mut Side, count: usize) -> Result<usize> {
         match to.write(&page[..read]) {
             Ok(written) => {
                 done += written;
-                if written < read {
-                    from.rewind(read - written);
+                // Linux tries again: whoever takes no more says why.
+                from.rewind(read - written);
+                if written == 0 {
                     break;
                 }
             }

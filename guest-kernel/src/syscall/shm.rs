@@ -4,11 +4,11 @@ use super::sysv::{INFO, Owner, RMID, SET, STAT};
 use crate::errno::{Errno, Result};
 use crate::ipc::shared_memory::{self as segments, Segment, Status};
 use crate::ipc::{self};
-use crate::memory::areas::{Backing, FileLabel, Label, Protection};
+use crate::memory::areas::{AreaFlags, Backing, FileLabel, Label, Protection};
 use crate::memory::space::{Mapping, Placement};
 use crate::memory::user::Plain;
 use crate::memory::{PAGE, PageSource, UserPtr, page_ceil, page_floor};
-use crate::process::current;
+use crate::process::{bounds, current};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -102,7 +102,7 @@ pub fn shmat(id: i32, address: u64, flags: u32) -> Result<u64> {
         inode: u64::try_from(id).unwrap_or(0),
         path: alloc::format!("/SYSV{key:08x} (deleted)").into_bytes(),
     };
-    let mapped = process.memory().map(Mapping {
+    let mapping = Mapping {
         placement,
         len: size,
         protection: rights,
@@ -115,7 +115,9 @@ pub fn shmat(id: i32, address: u64, flags: u32) -> Result<u64> {
         shared: true,
         backing: Backing::Object { source: attachment, first_page: 0 },
         label: Label::File(Arc::new(label)),
-    });
+        flags: AreaFlags::NONE,
+    };
+    let mapped = process.memory().map(mapping, &bounds());
     mapped.map_err(|error| if error == Errno::EEXIST { Errno::EINVAL } else { error })
 }
 

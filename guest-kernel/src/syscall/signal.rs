@@ -1,6 +1,7 @@
 //! Signals: sigaction(2) and its kin.
 
 use crate::arch::Cpu;
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::process::SI_USER;
@@ -22,7 +23,7 @@ const SS_ONSTACK: u32 = 1;
 /// Smallest alternate stack: what a frame needs at least, as Linux's `MINSIGSTKSZ`.
 const MINSIGSTKSZ: u64 = 2048;
 
-fn valid(signal: i32) -> Result<u8> {
+pub(super) fn valid(signal: i32) -> Result<u8> {
     u8::try_from(signal)
         .ok()
         .filter(|signal| (1..=number::LAST).contains(signal))
@@ -150,7 +151,7 @@ pub fn sigaltstack(new: UserPtr<AlternateStack>, old: UserPtr<AlternateStack>) -
 fn may_send(target: &process::Process, signal: u8) -> Result<()> {
     let me = current();
     let who = me.credentials();
-    if who.is_privileged() || target.pid == me.pid {
+    if who.can(Capability::Kill) || target.pid == me.pid {
         return Ok(());
     }
     let Some(thread) = target.main_thread() else { return Ok(()) };
@@ -168,7 +169,11 @@ fn by_caller(signal: u8, code: i32) -> Information {
 }
 
 /// Sends a signal to a process; 0 only checks whether that would be allowed.
-fn send(target: &process::Process, signal: i32, information: Option<Information>) -> Result<()> {
+pub(super) fn send(
+    target: &process::Process,
+    signal: i32,
+    information: Option<Information>,
+) -> Result<()> {
     let number = u8::try_from(signal).unwrap_or(0);
     may_send(target, number)?;
     if signal == 0 {
@@ -259,7 +264,7 @@ pub fn tgkill(group: Pid, tid: Pid, signal: i32) -> Result<()> {
 
 /// What a program says that a signal tells; only the kernel and `kill` use codes from 0 on, and
 /// SI_TKILL.
-fn told(signal: u8, information: UserPtr<u8>, to_self: bool) -> Result<Information> {
+pub(super) fn told(signal: u8, information: UserPtr<u8>, to_self: bool) -> Result<Information> {
     let read: SignalInformation = information.cast().read()?;
     if (read.code >= 0 || read.code == SI_TKILL) && !to_self {
         return Err(Errno::EPERM);

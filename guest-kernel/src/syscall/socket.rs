@@ -2,6 +2,7 @@
 
 use super::Fd;
 use super::caller::{Caller, check_flags, file};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::stream::StreamRef;
 use crate::fs::{FileRef, Inode, OpenFile};
@@ -227,7 +228,7 @@ pub fn setsockopt(fd: Fd, level: i32, name: u32, value: UserPtr<u8>, len: u32) -
     {
         return Err(Errno::EFAULT);
     }
-    let privileged = current().credentials().is_privileged();
+    let privileged = current().can(Capability::NetAdmin);
     socket.set_option(level, name, &bytes[..len], privileged)
 }
 

@@ -1,11 +1,12 @@
 //! Clocks, sleeping and the time that a process has used: `clock_gettime(2)`, `gettimeofday(2)`,
 //! `nanosleep(2)`, `clock_nanosleep(2)`, `times(2)`, `getrusage(2)`.
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
 use crate::process;
-use crate::sched;
+use crate::sched::{self, WaitQueue};
 use crate::time::clock::{ClockId, CpuClock};
 use crate::time::timespec::{Timespec, Timeval};
 use crate::time::{self, NANOSECONDS, USER_HZ, VVAR};
@@ -161,6 +162,8 @@ pub fn clock_nanosleep(
         return Err(Errno::EINVAL);
     }
     if flags & TIMER_ABSTIME != 0 {
+        // A call that continues after a stop has the same time to wait for.
+        process::current().deadline(0);
         sleep_until(clock, ns)
     } else if matches!(clock, ClockId::Shared(_)) {
         // Setting the time of day has no effect on how long a relative sleep takes.
@@ -190,11 +193,19 @@ fn sleep_for(clock: ClockId, ns: u64, remaining: UserPtr<Timespec>) -> Result<()
 ///
 /// A sleep until CPU time has been used ends by a signal only, as nobody watches such clocks.
 fn sleep_until(clock: ClockId, target: u64) -> Result<()> {
-    let deadline = match clock {
-        ClockId::Shared(clock) => Some(target.saturating_sub(clock.offset())),
-        ClockId::Cpu(_) => None,
+    let ClockId::Shared(shared) = clock else {
+        return sched::wait(&[], None, || (read(clock) >= target).then_some(())).map(|_| ());
     };
-    sched::wait(&[], deadline, || (read(clock) >= target).then_some(())).map(|_| ())
+    let queues: &[&WaitQueue] = if shared.is_realtime() { &[&time::CLOCK_SET] } else { &[] };
+    loop {
+        // Setting the time of day moves the deadline.
+        let offset = shared.offset();
+        let over = || (shared.now() >= target || shared.offset() != offset).then_some(());
+        sched::wait(queues, Some(target.saturating_sub(offset)), over)?;
+        if shared.now() >= target {
+            return Ok(());
+        }
+    }
 }
 
 /// The clock with an id, of a process that exists.
@@ -230,7 +241,7 @@ fn read(clock: ClockId) -> u64 {
 }
 
 fn may_set_time() -> Result<()> {
-    if process::current().credentials().is_privileged() { Ok(()) } else { Err(Errno::EPERM) }
+    process::current().credentials().need(Capability::SysTime)
 }
 
 /// `struct timezone`.

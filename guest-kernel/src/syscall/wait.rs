@@ -187,12 +187,22 @@ pub fn waitid(
     const P_ALL: i32 = 0;
     const P_PID: i32 = 1;
     const P_PGID: i32 = 2;
+    const P_PIDFD: i32 = 3;
     let known =
         WNOHANG | WNOWAIT | WEXITED | WUNTRACED | WCONTINUED | __WNOTHREAD | __WCLONE | __WALL;
     if options & !known != 0 || options & (WEXITED | WUNTRACED | WCONTINUED) == 0 {
         return Err(Errno::EINVAL);
     }
+    let mut options = options;
+    let mut gives_up = false;
     let which = match kind {
+        P_PIDFD if id >= 0 => {
+            let (process, waits) = super::process_file::target(super::Fd(id))?;
+            // Its descriptor says not to wait (PIDFD_NONBLOCK).
+            gives_up = !waits && options & WNOHANG == 0;
+            options |= if gives_up { WNOHANG } else { 0 };
+            Which::Process(process.ok_or(Errno::ECHILD)?.pid)
+        }
         P_ALL => Which::Any,
         P_PID if id > 0 => Which::Process(id),
         P_PGID if id > 0 => Which::Group(id),
@@ -200,6 +210,9 @@ pub fn waitid(
         _ => return Err(Errno::EINVAL),
     };
     let found = wait_for(which, options)?;
+    if gives_up && found.is_none() {
+        return Err(Errno::EAGAIN);
+    }
     if let (Some(usage), Some(found)) = (usage.non_null(), &found) {
         usage.write(super::time::usage_of(found.usage))?;
     }
@@ -208,7 +221,7 @@ pub fn waitid(
         ChildInformation { signal: 0, error: 0, code: 0, padding: 0, pid: 0, uid: 0, status: 0 },
         |found| {
             let (code, status) = found.event.details();
-            let uid = found.child.main_thread().map_or(0, |thread| thread.credentials().uid);
+            let uid = found.child.last_credentials(found.child.main_thread().as_deref()).uid;
             ChildInformation {
                 signal: number::SIGCHLD.into(),
                 error: 0,

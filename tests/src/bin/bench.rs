@@ -313,7 +313,7 @@ fn filters(paths: &Paths) -> Result<Vec<Figure>, Failure> {
         let names = text
             .lines()
             .filter(|line| line.starts_with("  "))
-            .filter_map(|line| line.split_whitespace().next());
+            .filter_map(|line| line.split([' ', '(']).find(|word| !word.is_empty()));
         Ok(names.map(str::to_owned).collect())
     };
     let (vcpu, vmm) = (allowed("vcpu")?, allowed("vmm")?);

@@ -7,6 +7,7 @@ mod executables;
 mod faults;
 mod hostile;
 mod interactive;
+mod memory_pressure;
 mod options;
 mod probes;
 mod programs;
@@ -14,6 +15,7 @@ mod refusals;
 mod signals;
 mod streams;
 mod terminal;
+mod waiting;
 
 use crate::harness::{Context, Tests};
 
@@ -32,7 +34,9 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     terminal::add(tests);
     interactive::add(tests);
     signals::add(tests);
+    memory_pressure::add(tests);
     hostile::add(tests);
+    waiting::add(tests);
     Ok(())
 }
 

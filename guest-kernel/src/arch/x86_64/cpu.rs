@@ -543,12 +543,32 @@ pub fn flush_page(address: u64) {
     unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
 }
 
+/// Forgets the translation of a page that was just faulted on. The processor does so by itself (SDM volume
+/// 3, section 4.10.4.1), but need not be the only one that remembers; host B's KVM looks again after a
+/// fault, too.
+pub fn forget_fault(address: u64) {
+    if !native::is_here() {
+        flush_page(address);
+    }
+}
+
 /// Forgets all translations of programs' pages on this vCPU.
 pub fn flush_all() {
     if native::is_here() {
         return Cpu::current().native.note_stale();
     }
     reload_root();
+}
+
+/// The index if it is below the limit, else 0; without a branch that could be mispredicted.
+#[inline]
+pub fn masked_index(index: usize, limit: usize) -> usize {
+    let masked;
+    // SAFETY: arithmetic only.
+    unsafe {
+        asm!("cmp {i}, {l}", "sbb {m}, {m}", "and {m}, {i}", i = in(reg) index, l = in(reg) limit, m = out(reg) masked, options(pure, nomem, nostack));
+    }
+    masked
 }
 
 /// Time stamp counter.

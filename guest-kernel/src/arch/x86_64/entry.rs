@@ -225,7 +225,12 @@ global_asm!(
     "    push r13",
     "    push r14",
     "    push r15",
+    // Gates leave AC as it was, SYSCALL clears it: set by the program, or by a copy that faulted, it would
+    // lift SMAP for all that follows.
+    "    test dword ptr [rsp + {frame_rflags}], {alignment}",
+    "    jnz clear_flags",
     "    cld",
+    "flags_are_clear:",
     "    mov rdi, rsp",
     "    sub rsp, 8",
     "    call {exception}",
@@ -290,6 +295,11 @@ global_asm!(
     "    jmp save_rest",
     "12: and dword ptr [rsp + 16], {not_trap}",
     "    iretq",
+    // Not CLAC, which exists only where SMAP does, and is refused on host B.
+    "clear_flags:",
+    "    push {flags_fixed}",
+    "    popfq",
+    "    jmp flags_are_clear",
     // NMI, #DF, #MC: on their own stack; [rsp] is the vector, then the error code. GS's base is
     // replaced, whatever it was, and put back.
     "anywhere_vector:",
@@ -303,7 +313,8 @@ global_asm!(
     "    push r10",
     "    push r11",
     "    push rbx",
-    "    cld",
+    "    push {flags_fixed}",
+    "    popfq",
     "    mov ecx, {gs_base}",
     "    rdmsr",
     "    shl rdx, 32",
@@ -400,6 +411,8 @@ global_asm!(
     frame_cs = const offset_of!(TrapFrame, cs),
     frame_rflags = const offset_of!(TrapFrame, rflags),
     iret_only = const IRET_ONLY,
+    alignment = const rflags::ALIGNMENT,
+    flags_fixed = const rflags::FIXED,
     not_trap = const !(1 << 8),
     gs_base = const msr::GS_BASE,
     complete = const offset_of!(Cpu, complete),

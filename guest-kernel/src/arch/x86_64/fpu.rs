@@ -30,13 +30,14 @@ static SIZE: AtomicUsize = AtomicUsize::new(LEGACY);
 pub unsafe fn enable_xsave(components: u64) {
     // SAFETY: by the contract.
     unsafe { cpu::write_xcr0(components) };
-    // QEMU's emulation of SVM does not tell KVM of XSETBV: what is not really on must not be relied on.
+    // EBX: the size that the components in XCR0 need; only the instruction itself knows XCR0.
+    let size = core::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize;
+    // QEMU's emulation of SVM does not tell KVM of XSETBV: from the next VM exit on, and CPUID was one,
+    // XCR0 is what KVM takes it for. What is not really on must not be relied on.
     // SAFETY: CR4.OSXSAVE is set.
     if unsafe { cpu::read_xcr0() } != components {
         return;
     }
-    // EBX: the size that the components in XCR0 need; only the instruction itself knows XCR0.
-    let size = core::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize;
     if size <= crate::memory::PAGE_SIZE {
         COMPONENTS.store(components, Ordering::Relaxed);
         SIZE.store(size, Ordering::Relaxed);

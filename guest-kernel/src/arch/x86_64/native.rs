@@ -181,8 +181,7 @@ unsafe extern "C" {
 /// The frame is a ring 3 state at the top of the running thread's stack, and the roots are those of the
 /// thread's address space.
 pub unsafe fn enter(frame: *mut TrapFrame) -> ! {
-    let cpu = Cpu::current();
-    while cpu.has_work() {
+    while Cpu::current().has_work() {
         // SAFETY: by the contract.
         crate::syscall::exit_work(unsafe { &mut *frame }, 0);
     }
@@ -267,6 +266,25 @@ global_asm!(
     "    mov rax, [rsp - {top_to_rax}]",
     "    sub rsp, 40",
     "    swapgs",
+    "    iretq",
+    // #DB, on a stack of its own, above whose top is the address of the vCPU's block: only a program's
+    // counts.
+    ".balign 64",
+    "native_debug:",
+    "    push 0",
+    "    push 1",
+    "    test byte ptr [rsp + 24], 3",
+    "    jz 6f",
+    "    push rax",
+    "    mov rax, [rsp + {frame} + 8]",
+    "    cmp byte ptr [rax + {active}], 0",
+    "    pop rax",
+    "    jne 6f",
+    "    swapgs",
+    "    mov gs:[{rax}], rax",
+    "    jmp 2b",
+    "6:  add rsp, 16",
+    "    and dword ptr [rsp + 16], {not_trap}",
     "    iretq",
     // Ring 0 to ring 3, on the same stack.
     "native_resume:",
@@ -371,7 +389,7 @@ global_asm!(
     ".rept 256",
     "    .balign 16",
     "    .if vector == 1",
-    "        jmp debug_entry",
+    "        jmp native_debug",
     "    .elseif vector == 2 || vector == 18",
     "        push 0",
     "        push vector",
@@ -406,6 +424,7 @@ global_asm!(
     nested_rsp = const offset_of!(Cpu, native) + offset_of!(Native, nested) + offset_of!(ReturnFrame, rsp),
     stack_top = const offset_of!(Cpu, stack_top),
     top_to_rax = const size_of::<TrapFrame>() - offset_of!(TrapFrame, rax),
+    not_trap = const !(1 << 8),
     frame_cs = const offset_of!(TrapFrame, cs),
     frame_ss = const offset_of!(TrapFrame, ss),
     kernel_code = const selector::KERNEL_CODE,
@@ -434,7 +453,8 @@ extern "C" fn entered(frame: &mut TrapFrame, vector: u32) {
     } else {
         super::trap::exception(frame, vector);
     }
-    while cpu.has_work() {
+    // The thread may go on on another vCPU.
+    while Cpu::current().has_work() {
         crate::syscall::exit_work(frame, is_call.into());
     }
 }

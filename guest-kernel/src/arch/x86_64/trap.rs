@@ -63,18 +63,27 @@ fn page_fault(frame: &mut TrapFrame) {
     if !user && fixup.is_none() {
         panic!("page fault at {address:#x}, code {:#x}, rip {:#x}", frame.code, frame.rip);
     }
+    let touch =
+        || crate::process::current().memory().fault(address, access, crate::process::bounds);
     let result = if user && frame.code & CODE_USER == 0 {
         // An instruction of the program, but an access with the rights of ring 0: QEMU reads the stack
         // of an IRET to ring 0 so, and no mapping would satisfy it.
         Err(Fault::GENERAL)
     } else if address < USER_END {
-        crate::process::current().memory().fault(address, access, frame.rsp)
+        touch()
     } else {
         Err(Fault::UNMAPPED)
     };
     match (result, fixup) {
         (Ok(()), _) => {
             crate::process::current().minor_faults.fetch_add(1, Ordering::Relaxed);
+        }
+        // The program touches it again, when a process that has much memory has ended.
+        (Err(Fault::OUT_OF_MEMORY), None) => crate::process::relieve(),
+        (Err(Fault::OUT_OF_MEMORY), Some(target)) => {
+            if !crate::process::relieve_copy(|| touch().is_ok()) {
+                frame.rip = target;
+            }
         }
         (Err(_), Some(target)) => frame.rip = target,
         (Err(fault), None) => signal::fault(frame, fault.at(address)),

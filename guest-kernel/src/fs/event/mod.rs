@@ -16,7 +16,7 @@ use crate::memory::UserWriter;
 const NUMBER: u64 = 0x400;
 
 /// What `fstat(2)` tells of all of them: they have permissions and no type.
-pub(super) fn metadata() -> Metadata {
+pub fn metadata() -> Metadata {
     Metadata {
         device: devices::ANONYMOUS,
         number: NUMBER,

@@ -133,7 +133,7 @@ impl Table {
 /// EINTR, ENOLCK.
 pub fn acquire(file: &FileRef, kind: Kind, wait: bool) -> Result<()> {
     let (owner, pid) = (identity(file), pid());
-    frame::check_spare().map_err(|_| Errno::ENOLCK)?;
+    frame::check_room().map_err(|_| Errno::ENOLCK)?;
     // Changing the kind is not atomic: the old lock goes first (flock(2)).
     let lost = Cell::new(false);
     let attempt = || {
@@ -260,7 +260,7 @@ pub fn test(file: &FileRef, wanted: &Range) -> Option<Range> {
 /// # Errors
 /// EAGAIN if there is one that conflicts and `wait` is false, EDEADLK, EINTR, ENOLCK.
 pub fn set(file: &FileRef, wanted: &Range, kind: Option<Kind>, wait: bool) -> Result<()> {
-    frame::check_spare().map_err(|_| Errno::ENOLCK)?;
+    frame::check_room().map_err(|_| Errno::ENOLCK)?;
     let mut is_noted = false;
     let attempt = || {
         let mut table = TABLE.lock();

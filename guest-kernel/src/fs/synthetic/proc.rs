@@ -21,7 +21,7 @@ pub(super) static ROOT: Entry =
 
 static ENTRIES: &[Entry] = &[
     link(2, "self", |_| own_path("")),
-    link(3, "thread-self", |_| own_path("/task/self")),
+    link(3, "thread-self", |_| own_path("/task/")),
     link(4, "mounts", |_| super::device::path(b"self/mounts")),
     link(60, "net", |_| super::device::path(b"self/net")),
     text(5, "meminfo", memory),
@@ -197,7 +197,10 @@ fn number(value: u64) -> Result<Vec<u8>> {
 fn own_path(rest: &str) -> Result<Target> {
     let services = services().ok_or(Errno::ENOENT)?;
     let pid = services.process(0).ok_or(Errno::ENOENT)?.status().pid;
-    let rest = if rest.is_empty() { String::new() } else { format!("/task/{pid}") };
+    let rest = match rest {
+        "" => String::new(),
+        rest => format!("{rest}{}", services.thread_id()),
+    };
     Ok(Target::Path(format!("{pid}{rest}").into_bytes()))
 }
 

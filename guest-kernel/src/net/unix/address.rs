@@ -107,7 +107,7 @@ pub fn take_abstract(socket: &Arc<Socket>, name: &[u8]) -> Result<(Address, Bind
 }
 
 fn take(socket: &Arc<Socket>, address: Address) -> Result<Binding> {
-    frame::check_spare()?;
+    frame::check_room()?;
     let key = (socket.kind.number(), address);
     let mut taken = TAKEN.lock();
     if taken.abstracts.contains_key(&key) {
@@ -149,7 +149,7 @@ pub fn take_any(socket: &Arc<Socket>) -> Result<(Address, Binding)> {
 /// # Errors
 /// ENOMEM.
 pub fn take_file(socket: &Arc<Socket>, inode: Inode) -> Result<Binding> {
-    frame::check_spare()?;
+    frame::check_room()?;
     TAKEN.lock().files.insert(inode.number(), Arc::downgrade(socket));
     Ok(Binding::File(inode))
 }

@@ -36,7 +36,7 @@ impl Data {
     /// # Errors
     /// EFAULT if not all of them can be read, ENOMEM.
     pub fn copy_in(source: &mut dyn Source, len: usize) -> Result<Self> {
-        frame::check_spare()?;
+        frame::check_room()?;
         if len == 0 {
             return Ok(Self::Empty);
         }

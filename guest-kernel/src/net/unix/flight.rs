@@ -74,7 +74,7 @@ impl Rights {
         if files.is_empty() {
             return Ok(None);
         }
-        frame::check_spare()?;
+        frame::check_room()?;
         let sent = FLIGHT.lock().users.get(&user).copied().unwrap_or(0);
         if limit.is_some_and(|limit| sent > limit) {
             return Err(Errno::ETOOMANYREFS);

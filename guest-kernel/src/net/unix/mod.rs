@@ -153,7 +153,7 @@ impl Socket {
     /// # Errors
     /// ENOMEM.
     pub fn new(kind: Kind) -> Result<Arc<Self>> {
-        frame::check_spare()?;
+        frame::check_room()?;
         let state = State {
             phase: Phase::Idle,
             address: None,

@@ -5,8 +5,9 @@
 //! to be broken stops the device until the driver resets it (`DEVICE_NEEDS_RESET`).
 
 use virtio_bindings::bindings::virtio_config::{
-    VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK,
-    VIRTIO_CONFIG_S_NEEDS_RESET, VIRTIO_F_VERSION_1,
+    VIRTIO_CONFIG_S_ACKNOWLEDGE, VIRTIO_CONFIG_S_DRIVER, VIRTIO_CONFIG_S_DRIVER_OK,
+    VIRTIO_CONFIG_S_FAILED, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
+    VIRTIO_F_VERSION_1,
 };
 
 use super::memory::DeviceMemory;
@@ -115,6 +116,22 @@ impl<D: Device, I: Notify, W: Notify> Transport<D, I, W> {
     const fn running(&self) -> bool {
         self.has(VIRTIO_CONFIG_S_DRIVER_OK)
             && !self.has(VIRTIO_CONFIG_S_NEEDS_RESET | VIRTIO_CONFIG_S_FAILED)
+    }
+
+    /// Starts the device as a driver would that accepts all features and enables these queues, for a
+    /// guest that is told so. From then on the guest owns all of it, as it would after doing so itself.
+    pub fn start(&mut self, queues: impl IntoIterator<Item = (u32, QueueRegisters)>) {
+        self.set_status(VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
+        self.driver_features = self.features();
+        self.set_status(VIRTIO_CONFIG_S_FEATURES_OK);
+        for (index, registers) in queues {
+            self.queue_sel = index;
+            if let Some(index) = self.selected() {
+                self.programmed[index] = registers;
+                self.write_queue_register(register::QUEUE_READY, 1);
+            }
+        }
+        self.set_status(VIRTIO_CONFIG_S_DRIVER_OK);
     }
 
     /// Serves one queue, if the driver has come that far; says whether there is more to do.
@@ -523,6 +540,20 @@ mod tests {
         assert_eq!(driver.used(0).0, 0);
         driver.notify(0);
         assert_eq!(driver.used(0).0, 1);
+    }
+
+    #[test]
+    fn a_started_device_is_one_that_a_driver_started() {
+        let mut by_driver = Driver::running(Sponge::default(), 0b101, &[1]);
+        let mut started = Driver::new(Sponge::default());
+        started.transport.start([(1, by_driver.transport.programmed[1])]);
+        assert_eq!(started.transport.device().accepted, Some(0b101 | VERSION_1));
+        for driver in [&mut by_driver, &mut started] {
+            driver.post(1, 0, &[(0x4000, 10, 0, 0)]);
+            driver.notify(1);
+            assert_eq!(driver.used(1), (1, Some((0, 1))));
+            assert_eq!(driver.read(register::STATUS), 0xf);
+        }
     }
 
     #[test]

@@ -110,20 +110,22 @@ impl Dynamic for Descriptors {
     }
 }
 
-/// The threads: the first, until others are shown.
+/// The threads.
 struct Threads;
 
 impl Dynamic for Threads {
     fn find(&self, directory: &Node, name: &[u8]) -> Result<Node> {
-        match parse_decimal(name) {
-            Some(tid) if tid == directory.process => Ok(Node { entry: &ROOT, ..*directory }),
-            _ => Err(Errno::ENOENT),
+        let tid = parse_decimal(name).ok_or(Errno::ENOENT)?;
+        if of(directory)?.thread_ids().contains(&tid) {
+            Ok(Node { entry: &ROOT, process: tid, ..*directory })
+        } else {
+            Err(Errno::ENOENT)
         }
     }
 
     fn next(&self, directory: &Node, number: u32) -> Result<Option<(u32, Node)>> {
-        let tid = directory.process;
-        Ok((number <= tid).then_some((tid, Node { entry: &ROOT, ..*directory })))
+        let next = of(directory)?.thread_ids().into_iter().find(|&tid| tid >= number);
+        Ok(next.map(|tid| (tid, Node { entry: &ROOT, process: tid, ..*directory })))
     }
 }
 
@@ -187,18 +189,20 @@ fn stat(node: &Node) -> Result<Vec<u8>> {
     } else {
         (0, -1)
     };
+    let priority = if s.policy.1 > 0 { -1 - i32::from(s.policy.1) } else { 20 + s.nice };
     // The fields of proc(5), in groups of ten.
     let text = format!(
         "{pid} ({}) {} {parent} {group} {session} {device} {foreground} 0 {} \
-         0 0 0 {} {} 0 0 20 {} {} \
+         0 0 0 {} {} 0 0 {} {} {} \
          0 {} {} {} {} {} {} {} 0 0 \
-         {} {} {} {} 0 0 0 17 {} 0 \
-         0 0 0 0 0 0 0 0 0 0 0 0",
+         {} {} {} {} 0 0 0 17 {} {} \
+         {} 0 0 0 0 0 0 0 0 0 0 0",
         trimmed(&s.name),
         char::from(s.state),
         s.faults,
         s.times.0,
         s.times.1,
+        priority,
         s.nice,
         s.threads,
         s.start,
@@ -208,11 +212,13 @@ fn stat(node: &Node) -> Result<Vec<u8>> {
         s.code.0,
         s.code.1,
         s.stack,
-        s.signals[0] & 0x7fff_ffff,
+        s.own_pending & 0x7fff_ffff,
         s.signals[1] & 0x7fff_ffff,
         s.signals[2] & 0x7fff_ffff,
         s.signals[3] & 0x7fff_ffff,
         s.cpu,
+        s.policy.1,
+        s.policy.0,
     );
     line(&text)
 }
@@ -247,7 +253,7 @@ fn status(node: &Node) -> Result<Vec<u8>> {
     let pages = |pages: u64| pages * (PAGE / 1024);
     write!(
         text,
-        "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{pid}\nNgid:\t0\nPid:\t{pid}\nPPid:\t{}\n\
+        "Name:\t{}\nUmask:\t{:04o}\nState:\t{state}\nTgid:\t{}\nNgid:\t0\nPid:\t{pid}\nPPid:\t{}\n\
          TracerPid:\t0\nUid:\t{}\nGid:\t{}\nFDSize:\t64\nGroups:\t{groups}\n\
          VmPeak:\t{:8} kB\nVmSize:\t{:8} kB\nVmLck:\t{:8} kB\nVmPin:\t{:8} kB\nVmHWM:\t{:8} kB\n\
          VmRSS:\t{:8} kB\nRssAnon:\t{:8} kB\nRssFile:\t{:8} kB\nRssShmem:\t{:8} kB\n\
@@ -255,12 +261,13 @@ fn status(node: &Node) -> Result<Vec<u8>> {
          Threads:\t{}\n",
         trimmed(&s.name),
         process.context().map_or(0, |context| context.umask),
+        s.thread_group,
         s.parent,
         four(s.users),
         four(s.groups),
         kib(s.virtual_size),
         kib(s.virtual_size),
-        0,
+        kib(s.locked),
         0,
         pages(s.resident),
         pages(s.resident),
@@ -281,13 +288,21 @@ fn status(node: &Node) -> Result<Vec<u8>> {
     writeln!(
         text,
         "SigPnd:\t{:016x}\nShdPnd:\t{:016x}\nSigBlk:\t{:016x}\nSigIgn:\t{:016x}\nSigCgt:\t{:016x}\n\
+         CapInh:\t{:016x}\nCapPrm:\t{:016x}\nCapEff:\t{:016x}\nCapBnd:\t{:016x}\nCapAmb:\t{:016x}\n\
+         NoNewPrivs:\t{}\n\
          Cpus_allowed:\t{mask:x}\nCpus_allowed_list:\t0-{}\n\
          voluntary_ctxt_switches:\t{}\nnonvoluntary_ctxt_switches:\t{}",
-        0,
+        s.own_pending,
         s.signals[0],
         s.signals[1],
         s.signals[2],
         s.signals[3],
+        s.capabilities[0],
+        s.capabilities[1],
+        s.capabilities[2],
+        s.capabilities[3],
+        s.capabilities[4],
+        u32::from(s.no_new_privileges),
         cpus.saturating_sub(1),
         s.switches.0,
         s.switches.1,
