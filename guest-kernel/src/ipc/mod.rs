@@ -1,7 +1,6 @@
 //! System V IPC (`sysvipc(7)`): objects that processes find by keys and that outlive them.
 //!
-//! Each kind has a [`Table`] of its objects. An object's lock is taken with the table's released; the
-//! table of shared memory alone is used under the lock of an address space.
+//! Each kind has a [`Table`] of its objects. Locks: an address space, then a table, then an object.
 
 pub mod listing;
 pub mod messages;
@@ -143,6 +142,23 @@ pub struct Get {
     pub flags: u32,
 }
 
+/// What came of adding an object under a key.
+enum Added<T> {
+    /// It is there.
+    New(i32),
+    /// Another one was there already.
+    Found(i32, Arc<T>),
+}
+
+impl<T: Object> Slots<T> {
+    fn find_key(&self, key: i32) -> Option<(i32, Arc<T>)> {
+        self.slots.iter().enumerate().find_map(|(index, slot)| {
+            let object = slot.object.as_ref()?;
+            (object.permissions().key == key).then(|| (id_of(index, slot.sequence), object.clone()))
+        })
+    }
+}
+
 impl<T: Object> Table<T> {
     /// An empty table for so many objects.
     pub const fn new(limit: usize) -> Self {
@@ -163,38 +179,38 @@ impl<T: Object> Table<T> {
         fits: impl FnOnce(&T) -> Result<()>,
     ) -> Result<i32> {
         let found = if get.key == PRIVATE { None } else { self.find_key(get.key) };
-        if let Some((id, object)) = found {
-            if get.flags & CREATE != 0 && get.flags & EXCLUSIVE != 0 {
-                return Err(Errno::EEXIST);
+        let found = match found {
+            Some(found) => found,
+            None if get.key != PRIVATE && get.flags & CREATE == 0 => return Err(Errno::ENOENT),
+            None => {
+                frame::check_room()?;
+                let object = make(Permissions::new(get.key, get.flags, who))?;
+                match self.add(get.key, object)? {
+                    Added::New(id) => return Ok(id),
+                    Added::Found(id, object) => (id, object),
+                }
             }
-            fits(&object)?;
-            object.permissions().check(get.flags & 0o777, who)?;
-            return Ok(id);
+        };
+        let (id, object) = found;
+        if get.flags & CREATE != 0 && get.flags & EXCLUSIVE != 0 {
+            return Err(Errno::EEXIST);
         }
-        if get.key != PRIVATE && get.flags & CREATE == 0 {
-            return Err(Errno::ENOENT);
-        }
-        frame::check_room()?;
-        let object = make(Permissions::new(get.key, get.flags, who))?;
-        self.add(get.key, object)
+        fits(&object)?;
+        object.permissions().check(get.flags & 0o777, who)?;
+        Ok(id)
     }
 
     fn find_key(&self, key: i32) -> Option<(i32, Arc<T>)> {
-        let slots = self.slots.lock();
-        slots.slots.iter().enumerate().find_map(|(index, slot)| {
-            let object = slot.object.as_ref()?;
-            (object.permissions().key == key).then(|| (id_of(index, slot.sequence), object.clone()))
-        })
+        self.slots.lock().find_key(key)
     }
 
-    fn add(&self, key: i32, object: Arc<T>) -> Result<i32> {
+    fn add(&self, key: i32, object: Arc<T>) -> Result<Added<T>> {
         let mut slots = self.slots.lock();
         // Someone may have been quicker.
-        let same = |slot: &Slot<T>| {
-            slot.object.as_ref().is_some_and(|object| object.permissions().key == key)
-        };
-        if key != PRIVATE && slots.slots.iter().any(same) {
-            return Err(Errno::EEXIST);
+        if key != PRIVATE
+            && let Some((id, other)) = slots.find_key(key)
+        {
+            return Ok(Added::Found(id, other));
         }
         if slots.used >= self.limit {
             return Err(Errno::ENOSPC);
@@ -220,7 +236,7 @@ impl<T: Object> Table<T> {
         slots.next = index + 1;
         slots.used += 1;
         slots.slots[index] = Slot { object: Some(object), sequence };
-        Ok(id_of(index, sequence))
+        Ok(Added::New(id_of(index, sequence)))
     }
 
     /// The object with this id.

@@ -542,6 +542,7 @@ pub fn process_ended(pid: i32) {
                 semaphore.pid = pid;
             }
         }
+        state.operated = now;
         let wakes = state.update(now);
         drop(state);
         if wakes {

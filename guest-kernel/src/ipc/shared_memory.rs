@@ -5,6 +5,7 @@
 //! of attaches, over forks and splits. With the last one of a segment that is to go, it goes.
 
 use super::{Get, Object, Permissions, READ, Table, WRITE, caller_pid, seconds};
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::{Content, Frame, PAGE, Page, PageSource, frame};
 use crate::process::Credentials;
@@ -91,7 +92,8 @@ impl State {
 
 impl Segment {
     fn new(size: u64, permissions: Permissions) -> Result<Arc<Self>> {
-        if size == 0 || size > MAX_SIZE {
+        // Linux: what would be no file's size is none of a segment either (MAX_LFS_FILESIZE).
+        if size == 0 || i64::try_from(size).is_err() {
             return Err(Errno::EINVAL);
         }
         let pages = size.div_ceil(PAGE);
@@ -185,6 +187,9 @@ pub fn attach(id: i32, wanted: u32, who: &Credentials) -> Result<(Arc<Attachment
     let (now, pid) = (seconds(), caller_pid());
     let mut state = segment.state.lock();
     state.attachments.retain(|attachment| attachment.strong_count() > 0);
+    if state.permissions.mode & REMOVED != 0 && state.attachments.is_empty() {
+        return Err(Errno::EIDRM);
+    }
     state.attachments.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
     state.attachments.push(Arc::downgrade(&attachment));
     state.attached = now;
@@ -272,10 +277,15 @@ pub fn set(id: i32, user: u32, group: u32, mode: u32, who: &Credentials) -> Resu
 /// `SHM_LOCK` and `SHM_UNLOCK`: memory is never swapped, so that only the flag changes.
 ///
 /// # Errors
-/// EINVAL, EPERM.
-pub fn set_locked(id: i32, locked: bool, who: &Credentials) -> Result<()> {
+/// EINVAL; EPERM without CAP_IPC_LOCK, if the segment is not the caller's or it may lock nothing.
+pub fn set_locked(id: i32, locked: bool, may_lock: bool, who: &Credentials) -> Result<()> {
     let segment = SEGMENTS.find(id)?;
-    segment.permissions().check_owner(who)?;
+    if !who.can(Capability::IpcLock) {
+        let Permissions { user, creator, .. } = segment.permissions();
+        if (who.euid != user && who.euid != creator) || (locked && !may_lock) {
+            return Err(Errno::EPERM);
+        }
+    }
     let mut state = segment.state.lock();
     let mode = state.permissions.mode & !LOCKED;
     state.permissions.mode = mode | if locked { LOCKED } else { 0 };

@@ -10,7 +10,7 @@ use crate::errno::Result;
 use crate::fs::permission::Subject;
 use crate::fs::source::Source;
 use crate::fs::stream::StreamRef;
-use crate::fs::{self, FileRef};
+use crate::fs::{self, FileRef, Timestamp};
 use crate::memory::UserWriter;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -87,10 +87,14 @@ pub struct Received {
     pub count: usize,
     /// Length of the message, of which the buffer may not have held everything.
     pub length: usize,
+    /// Whether it is a message, if an empty one, and not the end.
+    pub is_message: bool,
     /// The sender's address, if it has one.
     pub address: Option<Address>,
     /// Who sent it, if the socket wants to know (`SO_PASSCRED`).
     pub identity: Option<Identity>,
+    /// When it was received, if the socket wants to know (`SO_TIMESTAMP`).
+    pub time: Option<Timestamp>,
     /// Open files that came along.
     pub files: Vec<FileRef>,
 }

@@ -6,8 +6,8 @@ use super::read_write::{Vector, check_buffer, pieces};
 use super::socket::{read_address, socket_of, with_names, write_address, write_bytes};
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
-use crate::fs::FileRef;
 use crate::fs::services::services;
+use crate::fs::{FileRef, Timestamp};
 use crate::memory::user::Plain;
 use crate::memory::{UserPtr, UserReader, UserWriter, usize_from};
 use crate::net::{Ancillary, Identity, Incoming, Outgoing, Received};
@@ -16,7 +16,7 @@ use alloc::vec::Vec;
 use linux_raw_sys::general::O_NONBLOCK;
 use linux_raw_sys::net::{
     MSG_CMSG_CLOEXEC, MSG_CTRUNC, MSG_DONTWAIT, MSG_NOSIGNAL, MSG_OOB, MSG_PEEK, MSG_TRUNC,
-    MSG_WAITALL, SCM_CREDENTIALS, SCM_RIGHTS, SOL_SOCKET,
+    MSG_WAITALL, SCM_CREDENTIALS, SCM_RIGHTS, SO_TIMESTAMP, SOL_SOCKET,
 };
 
 /// `MSG_WAITFORONE`: only the first message is waited for.
@@ -346,14 +346,24 @@ impl ControlWriter {
     fn identity(&mut self, identity: Identity) -> Result<()> {
         let words =
             [identity.pid.to_le_bytes(), identity.user.to_le_bytes(), identity.group.to_le_bytes()];
-        let bytes = words.as_flattened();
+        self.bytes(SCM_CREDENTIALS, words.as_flattened())
+    }
+
+    /// A `struct timeval`.
+    fn time(&mut self, time: Timestamp) -> Result<()> {
+        let microseconds = i64::from(time.nanoseconds / 1000);
+        let words = [time.seconds.to_le_bytes(), microseconds.to_le_bytes()];
+        self.bytes(SO_TIMESTAMP, words.as_flattened())
+    }
+
+    fn bytes(&mut self, kind: u32, bytes: &[u8]) -> Result<()> {
         if self.left < HEADER {
             self.is_cut = true;
             return Ok(());
         }
         let len = (HEADER + bytes.len()).min(self.left);
         self.is_cut |= len < HEADER + bytes.len();
-        self.header(len, SCM_CREDENTIALS)?;
+        self.header(len, kind)?;
         let target = UserPtr::new(self.at.wrapping_add(HEADER as u64));
         write_bytes(&bytes[..len - HEADER], target)?;
         self.advance(bytes.len());
@@ -405,6 +415,11 @@ fn receive_message(file: &FileRef, pointer: UserPtr<Message>, flags: u32) -> Res
     let left = if message.control == 0 { 0 } else { left };
     let mut control = ControlWriter { at: message.control, left, is_cut: false };
     // As on Linux, a wrong address here only costs what should have gone there.
+    if let Some(time) = received.time
+        && control.time(time).is_err()
+    {
+        control.is_cut = true;
+    }
     if let Some(identity) = received.identity
         && control.identity(identity).is_err()
     {

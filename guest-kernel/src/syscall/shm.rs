@@ -190,7 +190,10 @@ pub fn shmctl(id: i32, command: u32, buffer: u64) -> Result<i32> {
             tell(&segment, id, buffer)?;
             return Ok(id);
         }
-        LOCK | UNLOCK => segments::set_locked(id, command == LOCK, &who)?,
+        LOCK | UNLOCK => {
+            let may_lock = super::memory_lock::may_lock();
+            segments::set_locked(id, command == LOCK, may_lock, &who)?;
+        }
         INFO => {
             let most = segments::MAX_SEGMENTS as u64;
             // `struct shminfo64`: shmmax, shmmin, shmmni, shmseg, shmall.

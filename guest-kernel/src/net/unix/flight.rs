@@ -45,12 +45,15 @@ pub struct Flight {
     sockets: BTreeMap<u64, Entry>,
     /// How many files users have sent.
     users: BTreeMap<u32, u64>,
-    /// Sockets that ended since the last collection.
-    ended: usize,
+    /// Sockets that ended or departed since the last collection.
+    events: usize,
 }
 
 static FLIGHT: SpinLock<Flight> =
-    SpinLock::new(Flight { sockets: BTreeMap::new(), users: BTreeMap::new(), ended: 0 });
+    SpinLock::new(Flight { sockets: BTreeMap::new(), users: BTreeMap::new(), events: 0 });
+
+/// With more sockets in flight, those who send more look for garbage first.
+const MANY: usize = 1024;
 
 /// Files that nobody received and that are to be closed; and whether someone is at it.
 struct Lost {
@@ -75,6 +78,7 @@ impl Rights {
             return Ok(None);
         }
         frame::check_room()?;
+        collect_if(|flight| flight.sockets.len() > MANY);
         let sent = FLIGHT.lock().users.get(&user).copied().unwrap_or(0);
         if limit.is_some_and(|limit| sent > limit) {
             return Err(Errno::ETOOMANYREFS);
@@ -83,7 +87,10 @@ impl Rights {
     }
 
     /// Another reference to each file, for a look that leaves them where they are.
-    pub fn copy(&self) -> Result<Vec<FileRef>> {
+    ///
+    /// It needs the list: a reference that is in no queue and came out of nowhere while garbage is
+    /// looked for would make what was received through it look unreachable.
+    pub fn copy(&self, _flight: &Flight) -> Result<Vec<FileRef>> {
         let mut files = Vec::new();
         files.try_reserve_exact(self.files.len()).map_err(|_| Errno::ENOMEM)?;
         files.extend(self.files.iter().cloned());
@@ -109,6 +116,7 @@ impl Flight {
                 count: 0,
             });
             entry.count += 1;
+            self.events += 1;
         }
     }
 
@@ -259,14 +267,20 @@ pub fn discard(mut rights: Box<Rights>) {
 
 /// A socket has ended: what only it could have reached goes, too.
 pub fn collect() {
+    collect_if(|flight| {
+        flight.events += 1;
+        !flight.sockets.is_empty()
+    });
+}
+
+fn collect_if(condition: impl FnOnce(&mut Flight) -> bool) {
     let garbage = {
         let mut flight = FLIGHT.lock();
-        flight.ended += 1;
-        // So that what a close costs does not grow with what is in flight.
-        if flight.sockets.is_empty() || flight.ended.saturating_mul(2) < flight.sockets.len() {
+        // What a call costs must not grow with what is in flight.
+        if !condition(&mut flight) || flight.events.saturating_mul(2) < flight.sockets.len() {
             return;
         }
-        flight.ended = 0;
+        flight.events = 0;
         flight.garbage()
     };
     drop(garbage);

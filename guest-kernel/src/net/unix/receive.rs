@@ -4,7 +4,9 @@ use super::data::Data;
 use super::flight;
 use super::{Directions, Identity, Incoming, Kind, Phase, Received, Socket, deadline, sleep};
 use crate::errno::{Errno, Result};
+use crate::fs::services::now;
 use alloc::sync::Arc;
+use linux_raw_sys::net::SO_TIMESTAMP;
 
 /// The right to take out packets, which others wait for meanwhile.
 struct Reading<'a>(&'a Socket);
@@ -38,10 +40,16 @@ impl Socket {
     /// ENOTCONN, EINVAL, ECONNRESET, EAGAIN, EINTR, EFAULT.
     pub fn receive(&self, wanted: Incoming<'_>) -> Result<Received> {
         if self.kind == Kind::Stream {
-            self.receive_stream(wanted)
-        } else {
-            self.receive_message(wanted)
+            let mut received = self.receive_stream(wanted)?;
+            // As on Linux, the end of a stream comes from nobody.
+            if self.wants_identity() && received.identity.is_none() {
+                received.identity = Some(Identity { pid: 0, user: 0, group: 0 });
+            }
+            return Ok(received);
         }
+        let received = self.receive_message(wanted)?;
+        let time = (received.is_message && self.options.is_on(SO_TIMESTAMP)).then(now);
+        Ok(Received { time, ..received })
     }
 
     /// Waits for others who take out packets. That is not blocking in the sense of `O_NONBLOCK`.
@@ -177,6 +185,7 @@ impl Socket {
         number: u64,
         data: Data,
     ) -> (alloc::vec::Vec<crate::fs::FileRef>, bool) {
+        let flight = flight::lock();
         let mut state = self.state.lock();
         let more = state.packets.len() > at + 1;
         let Some(packet) = state.packets.get_mut(at).filter(|packet| packet.number == number)
@@ -184,7 +193,7 @@ impl Socket {
             return (alloc::vec::Vec::new(), false);
         };
         packet.data = data;
-        let files = packet.rights.as_ref().and_then(|rights| rights.copy().ok());
+        let files = packet.rights.as_ref().and_then(|rights| rights.copy(&flight).ok());
         (files.unwrap_or_default(), more)
     }
 
@@ -269,7 +278,9 @@ impl Socket {
 
 fn message(copied: Result<usize>, want: usize, length: usize) -> Result<Received> {
     match copied {
-        Ok(count) if count == want => Ok(Received { count, length, ..Received::default() }),
+        Ok(count) if count == want => {
+            Ok(Received { count, length, is_message: true, ..Received::default() })
+        }
         Ok(_) => Err(Errno::EFAULT),
         Err(error) => Err(error),
     }
