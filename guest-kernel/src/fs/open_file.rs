@@ -232,7 +232,12 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if let Some(stream) = &self.stream {
-            return signalled(stream, stream.write(data, self.waits()));
+            let result = if self.flags() & O_DIRECT == 0 {
+                stream.write(data, self.waits())
+            } else {
+                stream.write_packets(data, self.waits())
+            };
+            return signalled(stream, result);
         }
         let offset = if self.flags() & O_APPEND == 0 {
             self.offset.load(Ordering::Relaxed)
@@ -277,13 +282,14 @@ impl OpenFile {
         }
     }
 
-    /// Reads into the kernel's memory, at an offset or at the file's own (`sendfile(2)`).
+    /// Reads into the kernel's memory, at an offset or at the file's own (`sendfile(2)`,
+    /// `splice(2)`).
     ///
     /// # Errors
     /// As for [`Self::read`].
     pub fn read_kernel(&self, offset: Option<u64>, target: &mut [u8]) -> Result<usize> {
-        if self.stream.is_some() {
-            return Err(Errno::EINVAL);
+        if let Some(stream) = &self.stream {
+            return stream.read_kernel(target, self.waits());
         }
         let position = offset.unwrap_or_else(|| self.offset());
         let count = match &self.inode {

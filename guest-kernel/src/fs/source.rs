@@ -1,7 +1,8 @@
-//! Where the bytes of a write come from: a program's memory, or the kernel's (`sendfile(2)`).
+//! Where the bytes of a write come from, and those of a read go: a program's memory, or the kernel's
+//! (`sendfile(2)`).
 
 use crate::errno::Result;
-use crate::memory::{Frame, UserReader};
+use crate::memory::{Frame, SharedBytes, UserReader, UserWriter};
 use alloc::vec::Vec;
 
 /// Bytes to be written.
@@ -23,6 +24,41 @@ pub trait Source {
     /// # Errors
     /// As for [`Self::read_to_frame`].
     fn read_to_vec(&mut self, target: &mut Vec<u8>, len: usize) -> Result<usize>;
+}
+
+/// Where the bytes of a read go: a program's memory, or the kernel's (`splice(2)`).
+pub trait Sink {
+    /// How much room is left.
+    fn remaining(&self) -> usize;
+
+    /// Copies out as much as there is room for; returns how much that was.
+    ///
+    /// # Errors
+    /// EFAULT if not even the first byte could be written.
+    fn write(&mut self, bytes: SharedBytes<'_>) -> Result<usize>;
+}
+
+impl Sink for UserWriter {
+    fn remaining(&self) -> usize {
+        Self::remaining(self)
+    }
+
+    fn write(&mut self, bytes: SharedBytes<'_>) -> Result<usize> {
+        Self::write(self, bytes)
+    }
+}
+
+impl Sink for &mut [u8] {
+    fn remaining(&self) -> usize {
+        self.len()
+    }
+
+    fn write(&mut self, bytes: SharedBytes<'_>) -> Result<usize> {
+        let count = bytes.copy_to(self);
+        let all = core::mem::take(self);
+        *self = &mut all[count..];
+        Ok(count)
+    }
 }
 
 impl Source for UserReader {

@@ -77,7 +77,23 @@ pub trait Stream: Send + Sync {
         Err(Errno::EINVAL)
     }
 
-    /// The same from the kernel's memory.
+    /// The same, and each write is a packet (`O_DIRECT` in pipe(2)).
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    fn write_packets(&self, data: &mut UserReader, wait: bool) -> Result<usize> {
+        self.write(data, wait)
+    }
+
+    /// Reads what there is into the kernel's memory, which is not empty; waits for it if `wait`.
+    ///
+    /// # Errors
+    /// EINVAL if that is not possible, and as for [`Self::read`].
+    fn read_kernel(&self, _target: &mut [u8], _wait: bool) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// The same as [`Self::write`] from the kernel's memory.
     ///
     /// # Errors
     /// As for [`Self::write`].

@@ -8,10 +8,9 @@ pub mod unix;
 
 use crate::errno::Result;
 use crate::fs::permission::Subject;
-use crate::fs::source::Source;
+use crate::fs::source::{Sink, Source};
 use crate::fs::stream::StreamRef;
 use crate::fs::{self, FileRef, Timestamp};
-use crate::memory::UserWriter;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use options::Value;
@@ -71,7 +70,7 @@ pub struct Outgoing<'a> {
 /// What is asked of a socket that receives.
 pub struct Incoming<'a> {
     /// Where the bytes go.
-    pub buffer: &'a mut UserWriter,
+    pub buffer: &'a mut dyn Sink,
     /// Whether to wait for them.
     pub wait: bool,
     /// Whether they stay (`MSG_PEEK`).

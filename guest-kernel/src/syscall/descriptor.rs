@@ -3,6 +3,7 @@
 use super::Fd;
 use super::caller::{any_file, check_flags, file};
 use super::locks::record_lock;
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::FileRef;
 use crate::fs::locks::closed;
@@ -90,7 +91,8 @@ pub fn fcntl(fd: Fd, command: u32, argument: u64) -> Result<u64> {
             Ok(0)
         }
         F_GETFL => Ok(file.flags().into()),
-        F_SETFL if value & O_DIRECT != 0 => Err(Errno::EINVAL),
+        // There is no cache to go past, but pipes know packets.
+        F_SETFL if value & O_DIRECT != 0 && !is_pipe(&file) => Err(Errno::EINVAL),
         F_SETFL => {
             file.set_flags(value);
             Ok(0)
@@ -101,7 +103,8 @@ pub fn fcntl(fd: Fd, command: u32, argument: u64) -> Result<u64> {
             let capacity = if command == F_GETPIPE_SZ {
                 pipe.capacity()
             } else {
-                pipe.set_capacity(usize::try_from(value).map_err(|_| Errno::EINVAL)?)?
+                let bytes = usize::try_from(value).map_err(|_| Errno::EINVAL)?;
+                pipe.set_capacity(bytes, process.can(Capability::SysResource))?
             };
             Ok(capacity as u64)
         }
@@ -115,6 +118,10 @@ pub fn fcntl(fd: Fd, command: u32, argument: u64) -> Result<u64> {
         F_GETOWN => Ok(0),
         _ => Err(Errno::EINVAL),
     }
+}
+
+fn is_pipe(file: &FileRef) -> bool {
+    file.as_stream().is_some_and(|stream| stream.as_pipe().is_some())
 }
 
 /// `ioctl(2)`: what every file understands, and what streams do.

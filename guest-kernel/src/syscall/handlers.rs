@@ -40,6 +40,7 @@ pub use super::shm::*;
 #[cfg(target_os = "none")]
 pub use super::signal::*;
 pub use super::socket::*;
+pub use super::splice::*;
 pub use super::status::*;
 pub use super::system::*;
 pub use super::time::*;

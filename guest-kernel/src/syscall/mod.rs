@@ -45,6 +45,7 @@ mod shm;
 #[cfg(target_os = "none")]
 mod signal;
 mod socket;
+mod splice;
 mod status;
 mod system;
 mod sysv;

@@ -8,7 +8,7 @@ use crate::fs::{FileRef, Inode, OpenFile};
 use crate::memory::UserPtr;
 use crate::process::current;
 use alloc::sync::Arc;
-use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_WRONLY};
+use linux_raw_sys::general::{O_CLOEXEC, O_DIRECT, O_NONBLOCK, O_RDONLY, O_WRONLY};
 
 /// `pipe(2)`.
 ///
@@ -18,19 +18,22 @@ pub fn pipe(fds: UserPtr<[i32; 2]>) -> Result<()> {
     pipe2(fds, 0)
 }
 
-/// `pipe2(2)`, but for packets (`O_DIRECT`).
+/// `pipe2(2)`.
 ///
 /// # Errors
 /// As the man page says.
 pub fn pipe2(fds: UserPtr<[i32; 2]>, flags: u32) -> Result<()> {
-    check_flags(flags, O_CLOEXEC | O_NONBLOCK)?;
+    check_flags(flags, O_CLOEXEC | O_DIRECT | O_NONBLOCK)?;
     let (reader, writer) = Pipe::pair();
     let file = |stream: StreamRef, access: u32| -> FileRef {
         let inode = Inode::Stream(stream.clone());
         Arc::new(OpenFile::stream(stream, inode, access | flags & O_NONBLOCK))
     };
-    let pair =
-        [file(StreamRef::Shared(reader), O_RDONLY), file(StreamRef::Shared(writer), O_WRONLY)];
+    // It is the writer who makes packets.
+    let pair = [
+        file(StreamRef::Shared(reader), O_RDONLY),
+        file(StreamRef::Shared(writer), O_WRONLY | flags & O_DIRECT),
+    ];
     add_pair(pair, flags & O_CLOEXEC != 0, fds)
 }
 

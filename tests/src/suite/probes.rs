@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 36] = [
+const PROBES: [&str; 37] = [
     "clocks",
     "descriptors",
     "devices",
@@ -36,6 +36,7 @@ const PROBES: [&str; 36] = [
     "schedule",
     "selecting",
     "sockets",
+    "splicing",
     "status",
     "sysv",
     "tasks",

@@ -4,7 +4,7 @@ mod process;
 
 use super::super::facts::MachineFacts;
 use super::super::services::services;
-use super::super::{epoll, inotify};
+use super::super::{epoll, inotify, pipe};
 use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
 use crate::ipc::{messages, semaphores, shared_memory};
@@ -132,7 +132,7 @@ static ENTRIES: &[Entry] = &[
                 36,
                 "fs",
                 &[
-                    text(37, "pipe-max-size", |_| line("1048576")),
+                    text(37, "pipe-max-size", |_| number(pipe::MAX_CAPACITY as u64)),
                     text(38, "nr_open", |_| line("1048576")),
                     text(39, "file-max", |_| line("1048576")),
                     directory(

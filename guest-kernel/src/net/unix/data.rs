@@ -1,8 +1,8 @@
 //! A message's bytes, and what they count for.
 
 use crate::errno::{Errno, Result};
-use crate::fs::source::Source;
-use crate::memory::{Content, Frame, PAGE_SIZE, UserWriter, frame};
+use crate::fs::source::{Sink, Source};
+use crate::memory::{Content, Frame, PAGE_SIZE, SharedBytes, frame};
 use alloc::vec::Vec;
 
 /// Messages of up to so many bytes are on the heap, larger ones in frames.
@@ -65,12 +65,12 @@ impl Data {
     ///
     /// # Errors
     /// EFAULT if nothing could be copied.
-    pub fn copy_out(&self, start: usize, len: usize, buffer: &mut UserWriter) -> Result<usize> {
+    pub fn copy_out(&self, start: usize, len: usize, buffer: &mut dyn Sink) -> Result<usize> {
         match self {
             Self::Empty => Ok(0),
             Self::Small(bytes) => {
                 let end = start.saturating_add(len).min(bytes.len());
-                buffer.write_slice(bytes.get(start..end).unwrap_or(&[]))
+                buffer.write(SharedBytes::from_slice(bytes.get(start..end).unwrap_or(&[])))
             }
             Self::Pages(pages) => {
                 let mut done = 0;
@@ -118,6 +118,7 @@ pub fn charge_of_datagram(len: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::UserWriter;
 
     #[test]
     fn a_message_counts_for_as_much_as_on_linux() {

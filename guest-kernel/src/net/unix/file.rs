@@ -4,7 +4,7 @@ use super::{Ancillary, Directions, Incoming, Kind, Outgoing, Phase, Received, So
 use crate::errno::{Errno, Result};
 use crate::fs::Metadata;
 use crate::fs::metadata::{S_IFSOCK, devices};
-use crate::fs::source::Source;
+use crate::fs::source::{Sink, Source};
 use crate::fs::stream::{Events, Stream, StreamRef};
 use crate::memory::{UserPtr, UserReader, UserWriter};
 use crate::sched::WaitQueue;
@@ -25,6 +25,12 @@ impl Endpoint {
     /// The socket.
     pub const fn socket(&self) -> &Arc<Socket> {
         &self.0
+    }
+
+    fn receive_plain(&self, buffer: &mut dyn Sink, wait: bool) -> Result<usize> {
+        let wanted = Incoming { buffer, wait, peek: false, all: false };
+        let Received { count, .. } = self.0.receive(wanted)?;
+        Ok(count)
     }
 
     fn send_plain(&self, data: &mut dyn Source, wait: bool) -> Result<usize> {
@@ -77,9 +83,11 @@ impl Stream for Endpoint {
         if buffer.remaining() == 0 {
             return Ok(0);
         }
-        let wanted = Incoming { buffer, wait, peek: false, all: false };
-        let Received { count, .. } = self.0.receive(wanted)?;
-        Ok(count)
+        self.receive_plain(buffer, wait)
+    }
+
+    fn read_kernel(&self, mut target: &mut [u8], wait: bool) -> Result<usize> {
+        self.receive_plain(&mut target, wait)
     }
 
     fn write(&self, data: &mut UserReader, wait: bool) -> Result<usize> {
