@@ -136,6 +136,12 @@ pub struct AddressSpace {
     pub expects_barriers: AtomicBool,
 }
 
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        self.inner.get_mut().areas.iter().for_each(Area::tell_unmapped);
+    }
+}
+
 impl AddressSpace {
     /// An empty one that maps the kernel like the root at `kernel` does.
     ///
@@ -302,9 +308,11 @@ impl AddressSpace {
 
     fn remove(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
         self.table.own_range(start, end, false)?;
-        if !inner.areas.remove(start, end)?.is_empty() {
+        let removed = inner.areas.remove(start, end)?;
+        if !removed.is_empty() {
             self.unmap_pages(inner, start, end)?;
         }
+        removed.iter().for_each(Area::tell_unmapped);
         Ok(())
     }
 

@@ -211,10 +211,8 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
         process::exit_group(Exit::Signaled(number::SIGKILL));
     }
     loop {
-        let closed = me.files().lock().take_close_on_exec();
-        if closed.is_none() {
-            break;
-        }
+        let Some(closed) = me.files().lock().take_close_on_exec() else { break };
+        crate::fs::locks::closed(&closed, me.pid);
     }
     me.signals.lock().stack = AlternateStack::NONE;
     let before = me.credentials();

@@ -2,6 +2,7 @@
 
 use super::Fd;
 use crate::errno::{Errno, Result};
+use crate::fs::FileRef;
 use crate::memory::areas::{AreaFlags, Backing, FileLabel, Label, Protection};
 use crate::memory::space::{Access, Mapping, Placement, Remapping};
 use crate::memory::{Content, Frame, PAGE, Page, PageSource, UserPtr, page_ceil, usize_from};
@@ -41,6 +42,26 @@ impl PageSource for SharedMemory {
 
     fn is_resident(&self, index: u64) -> bool {
         self.0.lock().contains_key(&index)
+    }
+}
+
+/// A shared mapping of a file that could be sealed, and may be written to: as long as it is there, in
+/// whatever process, the file cannot be sealed against writes.
+struct WritableMapping(FileRef);
+
+impl PageSource for WritableMapping {
+    fn page(&self, index: u64, write: bool) -> Result<Page> {
+        self.0.page(index, write)
+    }
+
+    fn is_resident(&self, index: u64) -> bool {
+        self.0.is_resident(index)
+    }
+}
+
+impl Drop for WritableMapping {
+    fn drop(&mut self) {
+        self.0.inode().unmap_writable();
     }
 }
 
@@ -119,7 +140,17 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
         let root = process.fs().lock().root.clone();
         let path = file.path(&root).unwrap_or_default();
         let label = FileLabel { device: metadata.device, inode: metadata.number, path };
-        let backing = Backing::Object { source: file, first_page: offset / PAGE };
+        let mut source: Arc<dyn PageSource> = file.clone();
+        if shared && allowed.contains(Protection::WRITE) {
+            match file.inode().map_writable() {
+                Ok(false) => {}
+                Ok(true) => source = Arc::new(WritableMapping(file)),
+                Err(error) if rights.contains(Protection::WRITE) => return Err(error),
+                // It can be mapped, but never be written to.
+                Err(_) => allowed = Protection::READ.with(Protection::EXECUTE),
+            }
+        }
+        let backing = Backing::Object { source, first_page: offset / PAGE };
         (backing, Label::File(Arc::new(label)), allowed)
     };
     let space = process.memory();
