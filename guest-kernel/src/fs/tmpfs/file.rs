@@ -12,6 +12,7 @@ use crate::fs::erofs::{self, Image, Location};
 use crate::fs::root::Usage;
 use crate::fs::source::Source;
 use crate::memory::{Content, Frame, PAGE, PAGE_SIZE, Page, SharedBytes, UserWriter, usize_from};
+use crate::sched::turn::{Taken, Turn};
 use crate::sync::SpinLock;
 
 /// No file is longer, as offsets are signed.
@@ -45,6 +46,8 @@ struct Data {
 /// A regular file's content.
 pub struct File {
     data: SpinLock<Data>,
+    /// Who changes the content or the length by system calls.
+    changing: Turn,
     usage: &'static Usage,
 }
 
@@ -116,14 +119,21 @@ impl File {
     /// An empty file.
     pub const fn new(usage: &'static Usage) -> Self {
         let data = Data { pages: Pages::EMPTY, size: 0, lower: None };
-        Self { data: SpinLock::new(data), usage }
+        Self { data: SpinLock::new(data), changing: Turn::new(), usage }
     }
 
     /// A file with the content of one of the image.
     pub const fn over(usage: &'static Usage, image: Image, inode: erofs::Inode) -> Self {
         let size = inode.size();
         let lower = Some(Lower { image, inode, len: size });
-        Self { data: SpinLock::new(Data { pages: Pages::EMPTY, size, lower }), usage }
+        let data = Data { pages: Pages::EMPTY, size, lower };
+        Self { data: SpinLock::new(data), changing: Turn::new(), usage }
+    }
+
+    /// Lets nobody else change the file by a system call as long as the result exists: for [`Self::write`],
+    /// [`Self::truncate`], [`Self::allocate`] and [`Self::punch`]. As on Linux, writes do not mix.
+    pub fn hold(&self) -> Taken<'_> {
+        self.changing.take()
     }
 
     /// Length in bytes.
