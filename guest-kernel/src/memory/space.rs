@@ -136,6 +136,12 @@ pub struct AddressSpace {
     pub expects_barriers: AtomicBool,
 }
 
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        self.inner.get_mut().areas.iter().for_each(Area::tell_unmapped);
+    }
+}
+
 impl AddressSpace {
     /// An empty one that maps the kernel like the root at `kernel` does.
     ///
@@ -269,6 +275,25 @@ impl AddressSpace {
         Ok(start)
     }
 
+    /// Where a mapping of `len` bytes, whole pages, would go if there were no wish.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn find_free(&self, len: u64) -> Result<u64> {
+        let inner = self.inner.lock();
+        inner.areas.find_free(len, inner.layout.mmap_top).ok_or(Errno::ENOMEM)
+    }
+
+    /// The area that contains an address, or else the next above it.
+    pub fn area_above(&self, address: u64) -> Option<Area> {
+        self.inner.lock().areas.find_above(address).map(|(area, _)| area.clone())
+    }
+
+    /// Whether nothing is mapped in `[start, end)`.
+    pub fn is_free(&self, start: u64, end: u64) -> bool {
+        self.inner.lock().areas.is_free(start, end)
+    }
+
     /// `munmap`.
     ///
     /// # Errors
@@ -283,9 +308,11 @@ impl AddressSpace {
 
     fn remove(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
         self.table.own_range(start, end, false)?;
-        if !inner.areas.remove(start, end)?.is_empty() {
+        let removed = inner.areas.remove(start, end)?;
+        if !removed.is_empty() {
             self.unmap_pages(inner, start, end)?;
         }
+        removed.iter().for_each(Area::tell_unmapped);
         Ok(())
     }
 

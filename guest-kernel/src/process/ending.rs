@@ -151,6 +151,9 @@ fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
         unsafe { (process.memory.replace(None), process.actions.replace(None)) };
     drop((memory, actions, executing));
 
+    crate::fs::locks::process_ended(process.pid);
+    crate::ipc::process_ended(process.pid);
+
     let table = table::lock();
     let orphans = core::mem::take(&mut *process.children.lock());
     let heir = heir_of(&table, process);

@@ -34,3 +34,11 @@ pub fn wait_in_any_case<T>(_queue: &WaitQueue, mut condition: impl FnMut() -> Op
         std::thread::yield_now();
     }
 }
+
+/// Waits until the condition gives a value.
+///
+/// # Errors
+/// None.
+pub fn wait_killable<T>(queue: &WaitQueue, condition: impl FnMut() -> Option<T>) -> Result<T> {
+    wait(&[queue], None, condition)?.ok_or(Errno::EINTR)
+}

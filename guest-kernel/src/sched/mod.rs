@@ -25,7 +25,7 @@ mod waiting;
 pub mod watch;
 
 #[cfg(not(target_os = "none"))]
-pub use host::{wait, wait_in_any_case};
+pub use host::{wait, wait_in_any_case, wait_killable};
 pub use queue::WaitQueue;
 #[cfg(target_os = "none")]
 pub use waiting::{wait, wait_in_any_case, wait_killable};

@@ -123,7 +123,7 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
             continue;
         }
         let Some(information) = process::take(&me) else { break };
-        deliver(frame, information, &mut from_call);
+        deliver(frame, information, &mut from_call, resume);
     }
     if interrupted && from_call {
         // No handler ran: what can begin again does, for the time that was left.
@@ -154,7 +154,7 @@ fn park() {
 }
 
 /// Does what a signal is to do. If it calls a handler, the call that it interrupted is settled.
-fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool) {
+fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool, deadline: u64) {
     let me = current();
     let signal = information.signal;
     let taken = {
@@ -182,7 +182,7 @@ fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool
         },
         _ => {
             if core::mem::take(from_call) {
-                restart_call(frame, taken);
+                restart_call(frame, taken, deadline);
             }
             if push(frame, information, taken).is_err() {
                 // There is no room for the frame: Linux's force_sigsegv.
@@ -211,7 +211,8 @@ enum Interruption {
     Ends,
 }
 
-fn interruption(frame: &TrapFrame) -> Interruption {
+/// What becomes of the interrupted call, which would have slept until this deadline (0: without end).
+fn interruption(frame: &TrapFrame, deadline: u64) -> Interruption {
     const ENDS: [&str; 7] = [
         "epoll_wait",
         "epoll_pwait",
@@ -233,8 +234,13 @@ fn interruption(frame: &TrapFrame) -> Interruption {
         "msgrcv",
         "msgsnd",
     ];
+    // Those that have a deadline from SO_RCVTIMEO or SO_SNDTIMEO.
+    const ENDS_WITH_DEADLINE: [&str; 13] = [
+        "read", "readv", "write", "writev", "accept", "accept4", "connect", "recvfrom", "recvmsg",
+        "recvmmsg", "sendto", "sendmsg", "sendmmsg",
+    ];
     let name = u32::try_from(frame.code).ok().and_then(by_number).map_or("", |call| call.name);
-    if ENDS.contains(&name) {
+    if ENDS.contains(&name) || (deadline != 0 && ENDS_WITH_DEADLINE.contains(&name)) {
         Interruption::Ends
     } else if ENDS_BY_HANDLER.contains(&name) {
         Interruption::EndsByHandler
@@ -250,17 +256,17 @@ fn begin_again(frame: &mut TrapFrame) {
 }
 
 fn restart_without_handler(frame: &mut TrapFrame, deadline: u64) {
-    if interruption(frame) != Interruption::Ends {
+    if interruption(frame, deadline) != Interruption::Ends {
         begin_again(frame);
         current().resume_deadline.store(deadline, Ordering::Relaxed);
     }
 }
 
 /// Lets an interrupted call begin again after a handler that asks for that.
-fn restart_call(frame: &mut TrapFrame, taken: Action) {
+fn restart_call(frame: &mut TrapFrame, taken: Action, deadline: u64) {
     if frame.rax.cast_signed() == Errno::EINTR.to_register()
         && taken.flags & action::RESTART != 0
-        && interruption(frame) == Interruption::Restarts
+        && interruption(frame, deadline) == Interruption::Restarts
     {
         begin_again(frame);
     }

@@ -2,6 +2,7 @@
 
 mod applets;
 mod commands;
+mod dynamic;
 mod endings;
 mod executables;
 mod faults;
@@ -29,6 +30,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     applets::add(tests);
     options::add(tests);
     commands::add(tests);
+    dynamic::add(tests);
     executables::add(tests);
     refusals::add(tests);
     endings::add(tests);

@@ -5,12 +5,13 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 30] = [
+const PROBES: [&str; 37] = [
     "clocks",
     "descriptors",
     "devices",
     "epoll",
     "eventfd",
+    "exchange",
     "exec",
     "files",
     "groups",
@@ -18,6 +19,8 @@ const PROBES: [&str; 30] = [
     "inotify",
     "int80",
     "limits",
+    "locks",
+    "memfd",
     "memory",
     "paths",
     "pidfd",
@@ -29,9 +32,13 @@ const PROBES: [&str; 30] = [
     "processes",
     "queued",
     "registers",
+    "rights",
     "schedule",
     "selecting",
+    "sockets",
+    "splicing",
     "status",
+    "sysv",
     "tasks",
     "threads",
     "timerfd",
