@@ -7,10 +7,11 @@ use crate::comparison::{Program, difference};
 use crate::harness::{Context, Tests};
 
 /// What the programs in `fixtures/threads` say depends on nothing that races.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "affinity",
     "copies",
     "endings",
+    "files",
     "handover",
     "locks",
     "many",

@@ -236,17 +236,17 @@ impl Socket {
         }
     }
 
-    /// Takes the locks of two different sockets.
+    /// Takes the locks of two different sockets, in the order of their numbers.
     fn lock_both<'a>(
         &'a self,
         other: &'a Self,
     ) -> (SpinLockGuard<'a, State>, SpinLockGuard<'a, State>) {
         if self.number < other.number {
             let own = self.state.lock();
-            (own, other.state.lock())
+            (own, other.state.lock_in_order())
         } else {
             let others = other.state.lock();
-            (self.state.lock(), others)
+            (self.state.lock_in_order(), others)
         }
     }
 
