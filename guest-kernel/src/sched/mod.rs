@@ -27,4 +27,4 @@ pub mod watch;
 pub use host::{wait, wait_killable};
 pub use queue::WaitQueue;
 #[cfg(target_os = "none")]
-pub use waiting::{wait, wait_killable};
+pub use waiting::{wait, wait_in_any_case, wait_killable};

@@ -131,11 +131,12 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
     }
     let mut signals = me.signals.lock();
     if let Some(mask) = signals.saved_mask.take() {
-        signals.mask = mask;
+        let before = core::mem::replace(&mut signals.mask, mask);
         drop(signals);
         if process::deliverable(&me) {
             me.notify();
         }
+        process::mask_changed(before);
     }
 }
 
@@ -274,13 +275,15 @@ fn restart_call(frame: &mut TrapFrame, taken: Action, deadline: u64) {
 /// Calls a handler.
 fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Result<()> {
     let process = current();
-    let (stack, mask) = {
+    let (stack, mask, before) = {
         let mut signals = process.signals.lock();
-        let mask = signals.saved_mask.take().unwrap_or(signals.mask);
+        let before = signals.mask;
+        let mask = signals.saved_mask.take().unwrap_or(before);
         let own = if taken.flags & action::NODEFER != 0 { 0 } else { bit(information.signal) };
         signals.mask |= taken.mask | own;
-        (signals.stack, mask)
+        (signals.stack, mask, before)
     };
+    process::mask_changed(before);
     let mut top = frame.rsp.wrapping_sub(RED_ZONE);
     if taken.flags & action::ONSTACK != 0
         && stack.flags & STACK_DISABLED == 0
@@ -380,14 +383,16 @@ fn restore(frame: &mut TrapFrame) -> Result<()> {
         return Err(Errno::EFAULT);
     }
     restore_fpu(context.fpu)?;
-    {
+    let before = {
         let process = current();
         let mut signals = process.signals.lock();
-        signals.mask = content.mask & !crate::signal::UNBLOCKABLE;
+        let mask = content.mask & !crate::signal::UNBLOCKABLE;
         if !signals.stack.contains(context.rsp) {
             signals.stack = AlternateStack { padding: 0, ..content.stack };
         }
-    }
+        core::mem::replace(&mut signals.mask, mask)
+    };
+    process::mask_changed(before);
     *frame = TrapFrame {
         r15: context.r15,
         r14: context.r14,

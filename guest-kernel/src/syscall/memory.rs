@@ -18,14 +18,12 @@ use linux_raw_sys::general::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED,
     MAP_NONBLOCK, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP,
     MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
+    PROT_EXEC, PROT_GROWSDOWN, PROT_GROWSUP, PROT_READ, PROT_SEM, PROT_WRITE,
 };
 
-/// Bits of `PROT_*` that mean rights; others (`PROT_GROWSDOWN`...) are not offered.
-fn protection(bits: u64) -> Result<Protection> {
-    match u8::try_from(bits) {
-        Ok(bits @ 0..=7) => Ok(Protection(bits)),
-        _ => Err(Errno::EINVAL),
-    }
+/// The bits of `PROT_*` that mean rights.
+fn rights(bits: u64) -> Protection {
+    Protection(bits.to_le_bytes()[0] & Protection::ALL.0)
 }
 
 /// Anonymous memory that is shared: pages appear as they are touched.
@@ -83,7 +81,7 @@ fn maps_as_anonymous(fd: Fd) -> Result<bool> {
 pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) -> Result<u64> {
     let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
     // As on Linux, unknown protection bits do not matter here.
-    let rights = protection(bits & 7)?;
+    let rights = rights(bits);
     if !offset.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
@@ -222,7 +220,27 @@ pub fn munmap(address: u64, len: u64) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn mprotect(address: u64, len: u64, bits: u64) -> Result<()> {
-    current().memory().protect(address, len, protection(bits)?, &bounds())
+    let growing = bits & u64::from(PROT_GROWSDOWN | PROT_GROWSUP);
+    let known = u64::from(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM);
+    if bits & !growing & !known != 0 || growing == u64::from(PROT_GROWSDOWN | PROT_GROWSUP) {
+        return Err(Errno::EINVAL);
+    }
+    let me = current();
+    let space = me.memory();
+    let mut start = address;
+    if growing != 0 && address.is_multiple_of(PAGE) && len != 0 {
+        let area = space.area_above(address).ok_or(Errno::ENOMEM)?;
+        if area.start >= address.saturating_add(len) {
+            return Err(Errno::ENOMEM);
+        }
+        // Nothing grows upwards here.
+        if growing != u64::from(PROT_GROWSDOWN) || !area.grows() {
+            return Err(Errno::EINVAL);
+        }
+        start = area.start;
+    }
+    let len = address.checked_add(len).map_or(len, |end| end - start);
+    space.protect(start, len, rights(bits), &bounds())
 }
 
 /// `brk(2)`, the system call: it returns the break, whether it changed or not.

@@ -243,10 +243,10 @@ impl Socket {
     ) -> (SpinLockGuard<'a, State>, SpinLockGuard<'a, State>) {
         if self.number < other.number {
             let own = self.state.lock();
-            (own, other.state.lock())
+            (own, other.state.lock_in_order())
         } else {
             let others = other.state.lock();
-            (self.state.lock(), others)
+            (self.state.lock_in_order(), others)
         }
     }
 
