@@ -7,13 +7,14 @@ use crate::comparison::{Program, difference};
 use crate::harness::{Context, Tests};
 
 /// What the programs in `fixtures/threads` say depends on nothing that races.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 11] = [
     "affinity",
     "copies",
     "endings",
     "handover",
     "locks",
     "many",
+    "messages",
     "output",
     "signalled",
     "storm",
