@@ -387,6 +387,15 @@ impl OpenFile {
         result
     }
 
+    /// A process has closed a descriptor of it, if not the last one.
+    #[inline]
+    pub fn closed_by(&self, pid: i32) {
+        super::locks::closed(self, pid);
+        if let Some(stream) = &self.stream {
+            stream.closed_by(pid);
+        }
+    }
+
     /// Notes that a lock is held through this description.
     pub(super) fn set_locked(&self) {
         self.locked.store(true, Ordering::Relaxed);

@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 37] = [
+const PROBES: [&str; 38] = [
     "clocks",
     "descriptors",
     "devices",
@@ -22,6 +22,7 @@ const PROBES: [&str; 37] = [
     "locks",
     "memfd",
     "memory",
+    "mqueue",
     "paths",
     "pidfd",
     "pipes",

@@ -15,6 +15,7 @@ const PROGRAMS: [&str; 11] = [
     "handover",
     "locks",
     "many",
+    "messages",
     "output",
     "signalled",
     "storm",

@@ -469,6 +469,15 @@ impl super::Socket for Endpoint {
         self.socket().options.set(name, value, privileged)
     }
 
+    fn take_error(&self) -> Option<Errno> {
+        self.socket().state.lock().error.take()
+    }
+
+    fn set_error(&self, error: Errno) {
+        self.socket().state.lock().error = Some(error);
+        self.socket().changed.wake_all();
+    }
+
     fn signals_broken_pipe(&self) -> bool {
         self.socket().kind == Kind::Stream
     }
