@@ -7,7 +7,7 @@ use crate::comparison::{Program, difference};
 use crate::harness::{Context, Tests};
 
 /// What the programs in `fixtures/threads` say depends on nothing that races.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 12] = [
     "affinity",
     "copies",
     "endings",
