@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 37] = [
+const PROBES: [&str; 38] = [
     "clocks",
     "descriptors",
     "devices",
@@ -42,6 +42,7 @@ const PROBES: [&str; 37] = [
     "tasks",
     "threads",
     "timerfd",
+    "timers",
     "vdso",
 ];
 
