@@ -6,7 +6,6 @@ use super::locks::record_lock;
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::FileRef;
-use crate::fs::locks::closed;
 use crate::memory::UserPtr;
 use crate::process::current;
 use linux_raw_sys::general::{
@@ -59,7 +58,7 @@ fn replace(old: Fd, new: Fd, close_on_exec: bool) -> Result<i32> {
         files.set(new.0, file, close_on_exec)?
     };
     if let Some(before) = before {
-        closed(&before, process.pid);
+        before.closed_by(process.pid);
     }
     Ok(new.0)
 }

@@ -22,6 +22,7 @@ const PROBES: [&str; 38] = [
     "locks",
     "memfd",
     "memory",
+    "mqueue",
     "paths",
     "pidfd",
     "pipes",
