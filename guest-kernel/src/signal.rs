@@ -30,6 +30,8 @@ pub mod number {
     pub const SIGURG: u8 = 23;
     pub const SIGXCPU: u8 = 24;
     pub const SIGXFSZ: u8 = 25;
+    pub const SIGVTALRM: u8 = 26;
+    pub const SIGPROF: u8 = 27;
     pub const SIGWINCH: u8 = 28;
     pub const SIGSYS: u8 = 31;
     /// Highest number.
@@ -310,6 +312,30 @@ impl Pending {
         }
         self.queue.push(information);
         true
+    }
+
+    /// Adds the signal of a timer, beside others of its number. False if there is no memory for what it
+    /// tells.
+    pub fn add_of_timer(&mut self, information: Information) -> bool {
+        self.set |= bit(information.signal);
+        let room = self.queue.try_reserve(1).is_ok();
+        if room {
+            self.queue.push(information);
+        }
+        room
+    }
+
+    /// Forgets the signals with this `si_code`.
+    pub fn discard_code(&mut self, code: i32) {
+        for at in (0..self.queue.len()).rev() {
+            let Information { signal, code: its, .. } = self.queue[at];
+            if its == code {
+                self.queue.remove(at);
+                if !self.queue.iter().any(|waiting| waiting.signal == signal) {
+                    self.set &= !bit(signal);
+                }
+            }
+        }
     }
 
     /// Takes a signal.

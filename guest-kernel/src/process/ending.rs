@@ -149,7 +149,8 @@ fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
     // SAFETY: this was the last thread, and it does not go back to ring 3.
     let (memory, actions) =
         unsafe { (process.memory.replace(None), process.actions.replace(None)) };
-    drop((memory, actions, executing));
+    let timers = core::mem::take(&mut *process.timers.lock());
+    drop((memory, actions, executing, timers));
 
     crate::fs::locks::process_ended(process.pid);
     crate::ipc::process_ended(process.pid);

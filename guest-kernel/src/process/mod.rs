@@ -21,6 +21,7 @@ mod own;
 mod signals;
 pub mod table;
 mod thread;
+pub mod timers;
 
 pub use cpu_limit::watch as watch_cpu_limit;
 pub use credentials::{Credentials, securebits};
@@ -82,6 +83,8 @@ pub struct Process {
     pub pending: SpinLock<Pending>,
     limits: SpinLock<Limits>,
     cpu_timer: cpu_limit::CpuTimer,
+    /// Timers that send it signals.
+    pub timers: SpinLock<timers::Timers>,
     /// What it runs.
     pub program: SpinLock<Program>,
     /// Monotonic nanoseconds at its start.
@@ -178,6 +181,7 @@ impl Process {
             pending: SpinLock::new(Pending::new()),
             limits: SpinLock::new(new.limits),
             cpu_timer: cpu_limit::CpuTimer::new(),
+            timers: SpinLock::new(timers::Timers::new()),
             program: SpinLock::new(new.program),
             start_ns: new.start_ns,
             child_events: WaitQueue::new(),

@@ -1,8 +1,10 @@
 //! Sending signals, and taking them.
 
-use super::{Process, Thread, current, resource};
+use super::{Process, Thread, current, resource, timers};
 use crate::errno::{Errno, Result};
-use crate::signal::{Actions, Information, REAL_TIME, STOPPING, action, bit, first_of, number};
+use crate::signal::{
+    Actions, Information, Pending, REAL_TIME, STOPPING, action, bit, first_of, number,
+};
 use airlock_abi::exit::Exit;
 use alloc::sync::Arc;
 
@@ -17,23 +19,23 @@ pub fn deliverable(thread: &Thread) -> bool {
 
 /// Takes the next signal that the thread does not block; its own come first.
 pub fn take(thread: &Thread) -> Option<Information> {
-    let mut own = thread.signals.lock();
-    let mask = own.mask;
-    if let Some(signal) = first_of(own.pending.set() & !mask) {
-        return own.pending.take(signal);
-    }
-    let mut shared = thread.process.pending.lock();
-    first_of(shared.set() & !mask).and_then(|signal| shared.take(signal))
+    let mask = thread.signals.lock().mask;
+    take_of(thread, !mask)
 }
 
 /// Takes a signal of a set, whether it is blocked or not (`sigtimedwait`, `signalfd`).
 pub fn take_of(thread: &Thread, set: u64) -> Option<Information> {
     let mut own = thread.signals.lock();
-    if let Some(signal) = first_of(own.pending.set() & set) {
-        return own.pending.take(signal);
+    let mut taken = first_of(own.pending.set() & set).and_then(|signal| own.pending.take(signal));
+    if taken.is_none() {
+        let mut shared = thread.process.pending.lock();
+        taken = first_of(shared.set() & set).and_then(|signal| shared.take(signal));
     }
-    let mut shared = thread.process.pending.lock();
-    first_of(shared.set() & set).and_then(|signal| shared.take(signal))
+    drop(own);
+    if let Some(information) = &mut taken {
+        timers::signal_taken(&thread.process, information);
+    }
+    taken
 }
 
 /// Signals that wait for the thread, blocked or not.
@@ -75,18 +77,55 @@ fn limit(process: &Process) -> u64 {
 /// # Errors
 /// EAGAIN if a queued signal with a value finds no room.
 pub fn send_to_process(process: &Process, information: Information) -> Result<()> {
+    let add = |pending: &mut Pending| pending.add(information, limit(process));
+    let room = add_to_process(process, information.signal, add);
+    has_room(room, &information)
+}
+
+/// Sends a signal to one thread.
+///
+/// # Errors
+/// EAGAIN if a queued signal with a value finds no room.
+pub fn send_to_thread(thread: &Thread, information: Information) -> Result<()> {
+    let add = |pending: &mut Pending| pending.add(information, limit(&thread.process));
+    let room = add_to_thread(thread, information.signal, add);
+    has_room(room, &information)
+}
+
+/// Sends the signal of a timer to a process, or one thread of it; false if it is ignored. A timer has one signal
+/// underway at most, which neither a limit nor another signal of the number keeps out.
+pub fn send_by_timer(process: &Process, thread: Option<&Thread>, information: Information) -> bool {
+    let add = |pending: &mut Pending| match information.code {
+        super::timers::SI_TIMER => pending.add_of_timer(information),
+        _ => pending.add(information, u64::MAX),
+    };
     let signal = information.signal;
-    let Some(actions) = process.shared_actions() else { return Ok(()) };
+    match thread {
+        Some(thread) => add_to_thread(thread, signal, add),
+        None => add_to_process(process, signal, add),
+    }
+    .is_some()
+}
+
+fn has_room(room: Option<bool>, information: &Information) -> Result<()> {
+    let must_have = information.signal >= REAL_TIME && information.code != SI_USER;
+    if room == Some(false) && must_have { Err(Errno::EAGAIN) } else { Ok(()) }
+}
+
+/// Adds a signal to those of a process and lets somebody take it; `None` if it is ignored, else what `add` says.
+fn add_to_process(
+    process: &Process,
+    signal: u8,
+    add: impl FnOnce(&mut Pending) -> bool,
+) -> Option<bool> {
+    let actions = process.shared_actions()?;
     prepare(process, signal);
     let ignored = ignores(&actions.lock(), signal);
     let takes = |thread: &&Arc<Thread>| thread.signals.lock().mask & bit(signal) == 0;
     if ignored && process.main_thread().is_none_or(|thread| takes(&&thread)) {
-        return Ok(());
+        return None;
     }
-    let room = process.pending.lock().add(information, limit(process));
-    if !room && signal >= REAL_TIME && information.code != SI_USER {
-        return Err(Errno::EAGAIN);
-    }
+    let room = add(&mut process.pending.lock());
     // The first thread that does not block it; if all do, those who wait for it look. The signal is there before
     // the threads are looked at: one that ends, or blocks it, from now on lets the others know (`retarget`).
     let threads = process.threads();
@@ -95,31 +134,28 @@ pub fn send_to_process(process: &Process, information: Information) -> Result<()
         None => threads.iter().for_each(|thread| thread.notify()),
     }
     process.signal_events.wake_all();
-    Ok(())
+    Some(room)
 }
 
-/// Sends a signal to one thread.
-///
-/// # Errors
-/// EAGAIN if a queued signal with a value finds no room.
-pub fn send_to_thread(thread: &Thread, information: Information) -> Result<()> {
-    let signal = information.signal;
-    let Some(actions) = thread.process.shared_actions() else { return Ok(()) };
+/// The same for one thread.
+fn add_to_thread(
+    thread: &Thread,
+    signal: u8,
+    add: impl FnOnce(&mut Pending) -> bool,
+) -> Option<bool> {
+    let actions = thread.process.shared_actions()?;
     prepare(&thread.process, signal);
     let ignored = ignores(&actions.lock(), signal);
     let room = {
         let mut own = thread.signals.lock();
         if ignored && own.mask & bit(signal) == 0 {
-            return Ok(());
+            return None;
         }
-        own.pending.add(information, limit(&thread.process))
+        add(&mut own.pending)
     };
-    if !room && signal >= REAL_TIME && information.code != SI_USER {
-        return Err(Errno::EAGAIN);
-    }
     thread.notify();
     thread.process.signal_events.wake_all();
-    Ok(())
+    Some(room)
 }
 
 /// A fault of the running thread: the signal is not held back by a mask or by being ignored (Linux's

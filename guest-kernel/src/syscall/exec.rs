@@ -12,6 +12,7 @@ use crate::fs::permission::EXECUTE;
 use crate::fs::{Executing, FileRef, Inode, OpenFile};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE_SIZE, UserPtr, usize_from};
+use crate::process::timers::SI_TIMER;
 use crate::process::{self, Credentials, NewRegisters, Program, current, resource, table};
 use crate::signal::{AlternateStack, number};
 use crate::{boot, random};
@@ -214,7 +215,13 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
         let Some(closed) = me.files().lock().take_close_on_exec() else { break };
         closed.closed_by(me.pid);
     }
-    me.signals.lock().stack = AlternateStack::NONE;
+    let timers = me.timers.lock().remove_created();
+    drop(timers);
+    me.process.pending.lock().discard_code(SI_TIMER);
+    let mut signals = me.signals.lock();
+    signals.pending.discard_code(SI_TIMER);
+    signals.stack = AlternateStack::NONE;
+    drop(signals);
     let before = me.credentials();
     // Linux's begin_new_exec and commit_creds.
     let now = &new.credentials;

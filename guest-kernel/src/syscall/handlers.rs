@@ -45,5 +45,6 @@ pub use super::splice::*;
 pub use super::status::*;
 pub use super::system::*;
 pub use super::time::*;
+pub use super::timer::*;
 #[cfg(target_os = "none")]
 pub use super::wait::*;

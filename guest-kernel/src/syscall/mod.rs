@@ -51,6 +51,7 @@ mod status;
 mod system;
 mod sysv;
 mod time;
+mod timer;
 #[cfg(any(test, target_os = "none"))]
 mod trace;
 #[cfg(target_os = "none")]

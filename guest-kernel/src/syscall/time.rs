@@ -209,7 +209,7 @@ fn sleep_until(clock: ClockId, target: u64) -> Result<()> {
 }
 
 /// The clock with an id, of a process that exists.
-fn clock(id: i32) -> Result<ClockId> {
+pub(super) fn clock(id: i32) -> Result<ClockId> {
     let clock = ClockId::from_id(id).ok_or(Errno::EINVAL)?;
     match clock {
         ClockId::Cpu(clock) if cpu_ticks(clock).is_none() => Err(Errno::EINVAL),

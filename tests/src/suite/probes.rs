@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 38] = [
+const PROBES: [&str; 39] = [
     "clocks",
     "descriptors",
     "devices",
@@ -43,6 +43,7 @@ const PROBES: [&str; 38] = [
     "tasks",
     "threads",
     "timerfd",
+    "timers",
     "vdso",
 ];
 

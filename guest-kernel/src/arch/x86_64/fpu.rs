@@ -17,7 +17,7 @@ const MXCSR_MASK: usize = 28;
 /// What MXCSR_MASK means if it is 0 (SDM volume 1, section 11.6.6).
 const DEFAULT_MXCSR_MASK: u32 = 0xffbf;
 
-/// Whether the VMM saves and loads the state: where ring 0 is interpreted, XSAVE is refused.
+/// Whether the VMM saves and loads the state for ring 0: where that is interpreted, XSAVE is refused.
 static BY_VMM: AtomicBool = AtomicBool::new(false);
 /// Components in XCR0; 0 where XSAVE is not used.
 static COMPONENTS: AtomicU64 = AtomicU64::new(0);
@@ -90,7 +90,7 @@ unsafe fn save(page: *mut u8, physical: PhysAddr) {
     let [low, high] = halves(components());
     // SAFETY: the page holds any state that fits it, and is aligned to 64 bytes.
     unsafe {
-        if BY_VMM.load(Ordering::Relaxed) {
+        if must_ask_vmm() {
             ask_vmm(physical, false);
         } else if components() == 0 {
             asm!("fxsave64 [{}]", in(reg) page, options(nostack));
@@ -108,7 +108,7 @@ unsafe fn load(page: *const u8, physical: PhysAddr) {
     let [low, high] = halves(components());
     // SAFETY: reserved bits, over which the instructions fault, are clear by the contract.
     unsafe {
-        if BY_VMM.load(Ordering::Relaxed) {
+        if must_ask_vmm() {
             ask_vmm(physical, true);
         } else if components() == 0 {
             asm!("fxrstor64 [{}]", in(reg) page, options(nostack, readonly));
@@ -116,6 +116,14 @@ unsafe fn load(page: *const u8, physical: PhysAddr) {
             asm!("xrstor64 [{}]", in(reg) page, in("eax") low, in("edx") high, options(nostack, readonly));
         }
     }
+}
+
+/// Whether the VMM has to do it. Where ring 0 is interpreted, the kernel is in ring 3 most of the time, and the
+/// processor itself executes XSAVE there, in the format that the VMM uses.
+fn must_ask_vmm() -> bool {
+    // SAFETY: XSAVE is in use, and so CR4.OSXSAVE is set where ring 3 is executed.
+    let is_on = || unsafe { cpu::read_xcr0() } & components() == components();
+    BY_VMM.load(Ordering::Relaxed) && !(super::native::is_here() && is_on())
 }
 
 /// # Safety
