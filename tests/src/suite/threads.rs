@@ -11,6 +11,7 @@ const PROGRAMS: [&str; 11] = [
     "affinity",
     "copies",
     "endings",
+    "files",
     "handover",
     "locks",
     "many",

@@ -236,7 +236,7 @@ impl Socket {
         }
     }
 
-    /// Takes the locks of two different sockets.
+    /// Takes the locks of two different sockets, in the order of their numbers.
     fn lock_both<'a>(
         &'a self,
         other: &'a Self,
