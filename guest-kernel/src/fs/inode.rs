@@ -8,6 +8,7 @@ use super::source::Source;
 use super::stream::StreamRef;
 use super::synthetic;
 use super::tmpfs::{Attributes, Content, Listed, Node, list_image};
+use super::tty::Tty;
 use crate::errno::{Errno, Result};
 use crate::memory::{Page, PhysAddr, UserWriter};
 use alloc::sync::Arc;
@@ -428,6 +429,12 @@ impl Inode {
         if let Self::Stream(stream) = self {
             return stream.set_permissions(mode & PERMISSIONS);
         }
+        if let Some(tty) = self.terminal() {
+            tty.change_attributes(|attributes| {
+                attributes.mode = attributes.mode & S_IFMT | mode & PERMISSIONS;
+            });
+            return Ok(());
+        }
         self.node()?.set_permissions(mode & PERMISSIONS);
         Ok(())
     }
@@ -437,8 +444,19 @@ impl Inode {
     /// # Errors
     /// EPERM for what is not stored.
     pub fn change_attributes(&self, change: impl FnOnce(&mut Attributes)) -> Result<()> {
-        self.node()?.change(change);
+        match self.terminal() {
+            Some(tty) => tty.change_attributes(change),
+            None => self.node()?.change(change),
+        }
         Ok(())
+    }
+
+    /// The terminal whose name in /dev/pts it is.
+    fn terminal(&self) -> Option<Arc<Tty>> {
+        match self {
+            Self::Synthetic(node) => node.terminal(),
+            _ => None,
+        }
     }
 
     /// `fallocate(2)`: makes pages for a range, or removes them.

@@ -133,6 +133,7 @@ pub fn lend(thread: &Thread) -> Arc<Loan> {
 
 /// The last thread has ended.
 fn finish(process: &Arc<Process>, exit: Exit) {
+    crate::fs::tty::job::leave(&super::JOBS, true);
     let usage = Usage {
         resident_peak: process.memory.share().map_or(0, |memory| memory.resident().1),
         ..process.usage()

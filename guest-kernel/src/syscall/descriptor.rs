@@ -3,17 +3,19 @@
 use super::Fd;
 use super::caller::{any_file, check_flags, file};
 use crate::errno::{Errno, Result};
-use crate::fs::FileRef;
+use crate::fs::permission::Subject;
+use crate::fs::tty::Master;
+use crate::fs::{self, Context, FileRef, Inode};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
 use crate::process::current;
 use linux_raw_sys::general::{
     F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_GETLK, F_GETOWN, F_GETPIPE_SZ, F_OFD_GETLK,
     F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETFD, F_SETFL, F_SETLK, F_SETLKW, F_SETPIPE_SZ, F_UNLCK,
-    F_WRLCK, FD_CLOEXEC, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_CLOEXEC, O_DIRECT, O_NONBLOCK,
-    SEEK_CUR, SEEK_END, SEEK_SET,
+    F_WRLCK, FD_CLOEXEC, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_ACCMODE, O_CLOEXEC, O_DIRECT,
+    O_LARGEFILE, O_NOCTTY, O_NONBLOCK, SEEK_CUR, SEEK_END, SEEK_SET,
 };
-use linux_raw_sys::ioctl::{FIOCLEX, FIONBIO, FIONCLEX, FIONREAD};
+use linux_raw_sys::ioctl::{FIOCLEX, FIONBIO, FIONCLEX, FIONREAD, TIOCGPTPEER};
 
 /// `dup(2)`.
 ///
@@ -205,9 +207,26 @@ pub fn ioctl(fd: Fd, request: u32, argument: u64) -> Result<i32> {
             UserPtr::<i32>::new(argument).write(i32::try_from(left).unwrap_or(i32::MAX))?;
             Ok(0)
         }
+        TIOCGPTPEER => open_peer(&file, argument),
         _ => match file.as_stream() {
             Some(stream) => stream.ioctl(request, argument),
             None => Err(Errno::ENOTTY),
         },
     }
+}
+
+/// TIOCGPTPEER: opens the terminal of a master, whatever the caller could reach by a path.
+fn open_peer(master: &FileRef, argument: u64) -> Result<i32> {
+    let stream = master.as_stream().ok_or(Errno::ENOTTY)?;
+    let tty = stream.as_any().and_then(|any| any.downcast_ref::<Master>()).map(Master::tty);
+    let index = tty.ok_or(Errno::ENOTTY)?.index();
+    let Inode::Synthetic(node) = master.inode() else { return Err(Errno::ENOTTY) };
+    let [a, b, c, d, ..] = argument.to_le_bytes();
+    let flags = u32::from_le_bytes([a, b, c, d]);
+    let path = alloc::format!("/dev/pts/{index}").into_bytes();
+    let root = node.root();
+    let opens = flags & (O_ACCMODE | O_NOCTTY | O_NONBLOCK) | O_LARGEFILE;
+    let file = fs::open(&Context::new(root.clone()), &root, path, opens, 0, &Subject::ROOT)?;
+    let process = current();
+    process.files().lock().add(file, flags & O_CLOEXEC != 0)
 }

@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 30] = [
+const PROBES: [&str; 31] = [
     "clocks",
     "descriptors",
     "devices",
@@ -33,6 +33,7 @@ const PROBES: [&str; 30] = [
     "selecting",
     "status",
     "tasks",
+    "termios",
     "threads",
     "timerfd",
     "vdso",
