@@ -76,9 +76,16 @@ impl Inode {
     }
 
     /// Why no name can be made in this directory, which is not stored: in /proc and /sys a name that
-    /// there is not cannot exist, and /dev is constant.
-    pub(super) fn refuses_new(&self) -> Errno {
+    /// there is not cannot exist, in /dev/pts names are made by opening /dev/ptmx, and /dev is constant.
+    pub(super) fn refuses_new(&self, makes_file: bool) -> Errno {
         match self {
+            Self::Synthetic(node) if node.is_in_terminals() => {
+                if makes_file {
+                    Errno::EACCES
+                } else {
+                    Errno::EPERM
+                }
+            }
             Self::Synthetic(node) if !node.is_in_dev() => Errno::ENOENT,
             _ => Errno::EROFS,
         }
@@ -87,7 +94,7 @@ impl Inode {
     /// Why no name can be removed or changed in this directory, which is not stored.
     pub(super) fn refuses_change(&self) -> Errno {
         match self {
-            Self::Synthetic(node) if !node.is_in_dev() => Errno::EPERM,
+            Self::Synthetic(node) if !node.is_in_dev() || node.is_in_terminals() => Errno::EPERM,
             _ => Errno::EROFS,
         }
     }

@@ -4,7 +4,7 @@ use super::Fd;
 use super::caller::{any_file, check_flags, file};
 use crate::errno::{Errno, Result};
 use crate::fs::permission::Subject;
-use crate::fs::tty::Master;
+use crate::fs::tty::{Master, Slave};
 use crate::fs::{self, Context, FileRef, Inode};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
@@ -218,8 +218,11 @@ pub fn ioctl(fd: Fd, request: u32, argument: u64) -> Result<i32> {
 /// TIOCGPTPEER: opens the terminal of a master, whatever the caller could reach by a path.
 fn open_peer(master: &FileRef, argument: u64) -> Result<i32> {
     let stream = master.as_stream().ok_or(Errno::ENOTTY)?;
-    let tty = stream.as_any().and_then(|any| any.downcast_ref::<Master>()).map(Master::tty);
-    let index = tty.ok_or(Errno::ENOTTY)?.index();
+    let any = stream.as_any().ok_or(Errno::ENOTTY)?;
+    if any.is::<Slave>() {
+        return Err(Errno::EIO);
+    }
+    let index = any.downcast_ref::<Master>().ok_or(Errno::ENOTTY)?.tty().index();
     let Inode::Synthetic(node) = master.inode() else { return Err(Errno::ENOTTY) };
     let [a, b, c, d, ..] = argument.to_le_bytes();
     let flags = u32::from_le_bytes([a, b, c, d]);

@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 31] = [
+const PROBES: [&str; 33] = [
     "clocks",
     "descriptors",
     "devices",
@@ -17,6 +17,7 @@ const PROBES: [&str; 31] = [
     "identity",
     "inotify",
     "int80",
+    "jobs",
     "limits",
     "memory",
     "paths",
@@ -27,6 +28,7 @@ const PROBES: [&str; 31] = [
     "privileges",
     "proc",
     "processes",
+    "pty",
     "queued",
     "registers",
     "schedule",

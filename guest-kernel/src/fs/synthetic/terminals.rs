@@ -85,7 +85,7 @@ impl Node {
     }
 
     /// Whether it is in /dev/pts.
-    pub(super) fn is_in_terminals(&self) -> bool {
+    pub(in crate::fs) fn is_in_terminals(&self) -> bool {
         core::ptr::eq(self.entry, &NUMBERED)
             || directory().is_some_and(|directory| directory.holds(self.entry))
     }

@@ -92,6 +92,7 @@ impl Master {
                 Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
             }
             if done < bytes.len()
+                && wait
                 && let Err(error) = self.tty.master_queue.wait_until(|| self.has_room())
             {
                 return if done > 0 { Ok(done) } else { Err(error) };

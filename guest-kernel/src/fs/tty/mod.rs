@@ -265,8 +265,6 @@ impl Tty {
             let before = (state.session, state.group);
             (state.session, state.group) = (0, 0);
             state.hang_ups = state.hang_ups.wrapping_add(1);
-            state.left |= state.opens > 0;
-            state.opens = 0;
             let termios = self.first_termios();
             state.discipline.reset(termios);
             state.master.status = 0;

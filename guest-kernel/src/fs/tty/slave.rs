@@ -59,10 +59,8 @@ impl Drop for Slave {
     fn drop(&mut self) {
         let left = {
             let mut state = self.tty.state.lock();
-            if state.hang_ups == self.hang_ups {
-                state.opens -= 1;
-                state.left = state.opens == 0;
-            }
+            state.opens -= 1;
+            state.left = state.opens == 0;
             state.left
         };
         if left {
@@ -107,11 +105,14 @@ impl Slave {
 
     /// Reads into the kernel's memory.
     fn read_bytes(&self, bytes: &mut [u8], wait: bool) -> Result<usize> {
+        let mut waited = false;
         loop {
             let (demand, before) = {
                 let mut state = self.tty.state.lock();
                 if state.hang_ups != self.hang_ups {
-                    return Ok(0);
+                    // Whoever waits as the other side goes is told of an error, as on Linux.
+                    let is_error = waited && self.tty.side == Side::Master && !state.master.open;
+                    return if is_error { Err(Errno::EIO) } else { Ok(0) };
                 }
                 let demand = state.discipline.demand(bytes.len());
                 if demand == Demand::Ready {
@@ -142,7 +143,7 @@ impl Slave {
                 (ready || more || state.hang_ups != self.hang_ups).then_some(())
             };
             match sched::wait(&[&self.tty.queue], deadline, changed) {
-                Ok(Some(())) => {}
+                Ok(Some(())) => waited = true,
                 Ok(None) => return Ok(self.take(bytes).unwrap_or(0)),
                 Err(error) => {
                     let part = self.tty.state.lock().discipline.has_part();
@@ -180,6 +181,7 @@ impl Slave {
                 Err(error) => return if done > 0 { Ok(done) } else { Err(error) },
             }
             if done < bytes.len()
+                && wait
                 && let Err(error) = sched::wait(&[&self.tty.queue], None, || self.has_room())
             {
                 return if done > 0 { Ok(done) } else { Err(error) };
