@@ -15,9 +15,11 @@ pub mod drivers;
 pub mod errno;
 pub mod exec;
 pub mod fs;
+pub mod ipc;
 #[cfg(target_os = "none")]
 pub mod log;
 pub mod memory;
+pub mod net;
 pub mod process;
 #[cfg(target_os = "none")]
 pub mod random;

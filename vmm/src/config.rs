@@ -15,7 +15,8 @@ pub struct Config {
     pub kernel: KernelImage,
     /// The root file system that the program sees.
     pub root: RootImage,
-    /// Absolute path of the program in the guest.
+    /// Path of the program in the guest, absolute or from its working directory: what it is told of
+    /// itself (AT_EXECFN).
     pub program: Vec<u8>,
     /// `argv` including `argv[0]`.
     pub arguments: Vec<Vec<u8>>,

@@ -252,6 +252,9 @@ impl Vcpus {
             self.set_registers(&vcpu, index).map_err(failed("set the registers of a vCPU"))?;
             // Before the thread is confined: without a usable TSC on the host, to tell the time is a system call.
             clock = Some(set_clock(&vcpu).map_err(failed("set the clock of a vCPU"))?);
+        } else {
+            // Where KVM does not let us, it makes the TSCs of vCPUs that are made together alike by itself.
+            clear_tsc_offset(&vcpu);
         }
         *slot.kick.lock().unwrap_or_else(PoisonError::into_inner) = Some(Kick {
             // SAFETY: always succeeds.
@@ -374,8 +377,8 @@ fn supported_leaves(kvm: &Kvm) -> Result<(Vec<kvm_cpuid_entry2>, bool), Error> {
     Ok((leaves.as_slice().to_vec(), kvm.check_extension(Cap::TscDeadlineTimer)))
 }
 
-/// Makes the guest's TSC equal to the host's, where KVM lets us, and tells the time by it.
-fn set_clock(vcpu: &VcpuFd) -> Result<Clock, kvm_ioctls::Error> {
+/// Makes a vCPU's TSC equal to the host's, if KVM lets us.
+fn clear_tsc_offset(vcpu: &VcpuFd) -> bool {
     let zero: u64 = 0;
     let attribute = kvm_device_attr {
         group: KVM_VCPU_TSC_CTRL,
@@ -384,8 +387,12 @@ fn set_clock(vcpu: &VcpuFd) -> Result<Clock, kvm_ioctls::Error> {
         ..Default::default()
     };
     // SAFETY: the file is a vCPU, and the attribute points to the 64-bit value that KVM reads.
-    let set = unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) };
-    let offset = if set == 0 {
+    unsafe { ioctl_with_ref(vcpu, KVM_SET_DEVICE_ATTR(), &attribute) == 0 }
+}
+
+/// Makes the guest's TSC equal to the host's, where KVM lets us, and tells the time by it.
+fn set_clock(vcpu: &VcpuFd) -> Result<Clock, kvm_ioctls::Error> {
+    let offset = if clear_tsc_offset(vcpu) {
         0
     } else {
         // Before Linux 5.16: find out what the offset is.

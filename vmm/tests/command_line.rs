@@ -30,7 +30,7 @@ fn files() -> PathBuf {
     };
     let files: [(&str, Vec<u8>, u32); 8] = [
         ("empty", Vec::new(), 0o755),
-        ("script", b"#!/bin/sh\necho no\n".to_vec(), 0o755),
+        ("script", b"#! \n/bin/sh\n".to_vec(), 0o755),
         ("text", b"hello\n".to_vec(), 0o755),
         ("forbidden", header.clone(), 0o644),
         ("headers-only", header.clone(), 0o755),

@@ -29,6 +29,31 @@ pub mod cpu {
 
     /// Forgets all translations: there are none.
     pub fn flush_all() {}
+
+    /// Lets other processors forget translations of an address space: there are none.
+    pub fn flush_elsewhere(_root: crate::memory::PhysAddr) {}
+
+    /// Whether no other processor has translations to forget.
+    pub fn is_only_one() -> bool {
+        true
+    }
+
+    /// The locks that this thread holds.
+    #[cfg(debug_assertions)]
+    pub fn held_locks() -> Option<&'static crate::sync::order::Held> {
+        use crate::sync::order::Held;
+        use std::boxed::Box;
+        std::thread_local! {
+            static HELD: &'static Held = Box::leak(Box::new(Held::new()));
+        }
+        // A thread that is ending may still give locks back.
+        HELD.try_with(|held| *held).ok()
+    }
+
+    /// Lets a moment pass for whoever waits for another thread.
+    pub fn relax() {
+        core::hint::spin_loop();
+    }
 }
 
 /// Page tables that no processor walks.

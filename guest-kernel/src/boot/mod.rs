@@ -6,8 +6,8 @@ use crate::arch::cpu::{self, cr4};
 use crate::arch::frame::{rflags, selector};
 use crate::arch::{TrapFrame, fpu, image_address, native, probe};
 use crate::errno::{Errno, Result};
-use crate::exec::{Entropy, Executable, elf, stack};
-use crate::memory::areas::{Area, AreaFlags, Backing, FileLabel, Label, Protection};
+use crate::exec::{Entropy, Executable, StringList, elf, script, stack};
+use crate::memory::areas::{Area, AreaFlags, Backing, Label, Protection};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
 use crate::process::{self, Program};
@@ -230,9 +230,6 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let root = fs::FileSystem::mount(image_bytes, image)?;
     let mut context = fs::Context::new(root);
     let subject = fs::permission::Subject::ROOT;
-    let path = bytes(info.program);
-    let file = open(&context, path)?;
-    subject.check(file.inode(), fs::permission::EXECUTE)?;
     let directory = bytes(info.directory);
     if !directory.is_empty() && directory != b"/" {
         let found = fs::open(
@@ -245,7 +242,9 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         )?;
         context.directory = found.inode().clone();
     }
-
+    let path = bytes(info.program);
+    let mut file = open(&context, path)?;
+    subject.check(file.inode(), fs::permission::EXECUTE)?;
     let mut drawn = info.first_random.chunks_exact(8).skip(2).map(|chunk| {
         let mut word = [0; 8];
         word.copy_from_slice(chunk);
@@ -256,24 +255,29 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let mut random = [0; 16];
     random.copy_from_slice(&info.first_random[..16]);
 
-    let executing = fs::Executing::new(file.inode())?;
-    let metadata = file.metadata()?;
-    let executable = Executable {
-        size: metadata.size,
-        label: Arc::new(FileLabel {
-            device: metadata.device,
-            inode: metadata.number,
-            path: path.to_vec(),
-        }),
-        source: file,
+    let mut open_program = |path: &[u8]| {
+        let file = open(&context, path)?;
+        subject.check(file.inode(), fs::permission::EXECUTE)?;
+        Ok(file)
     };
+    let mut arguments = bytes(info.arguments);
+    let script_arguments;
+    if script::is_script(&file)? {
+        let list = StringList::copy_of(arguments)?;
+        (file, script_arguments) = script::follow(file, path, list, &mut open_program)?;
+        arguments = script_arguments.bytes();
+    }
+    let executing = fs::Executing::new(file.inode())?;
+    let program_path = file.path(&context.root)?;
+    let executable = Executable::new(file, program_path.clone())?;
+    let mut open_interpreter = |path: &[u8]| Executable::new(open_program(path)?, path.to_vec());
     let space = AddressSpace::new(kernel_root(), &KERNEL_SLOTS)?;
     let mut layout = stack::place(&space, &mut entropy)?;
     let vdso = map_vdso(&space, layout.stack_start, &mut entropy)?;
-    let loaded = elf::load(&space, &executable, &mut entropy)?;
+    let loaded = elf::load(&space, &executable, &mut open_interpreter, &mut entropy)?;
     elf::finish_layout(&mut layout, &loaded, &mut entropy);
     let start = stack::Start {
-        arguments: stack::Strings(bytes(info.arguments)),
+        arguments: stack::Strings(arguments),
         environment: stack::Strings(bytes(info.environment)),
         path,
         hwcap: features.hwcap,
@@ -305,12 +309,12 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         files,
         fs: context,
         terminal,
-        program: Program { path: path.to_vec(), executing: Some(executing) },
+        program: Program { path: program_path, executing: Some(executing) },
         name: name.to_vec(),
         start_ns: time::monotonic_ns(),
     });
     let frame = TrapFrame {
-        rip: loaded.entry,
+        rip: loaded.start,
         cs: selector::USER_CODE.into(),
         rflags: rflags::FIXED | rflags::INTERRUPTS,
         rsp,
@@ -324,5 +328,5 @@ fn open(context: &fs::Context, path: &[u8]) -> Result<fs::FileRef> {
     let mut owned = Vec::new();
     owned.try_reserve_exact(path.len()).map_err(|_| Errno::ENOMEM)?;
     owned.extend_from_slice(path);
-    fs::open(context, &context.root, owned, 0, 0, &fs::permission::Subject::ROOT)
+    fs::open(context, &context.directory, owned, 0, 0, &fs::permission::Subject::ROOT)
 }

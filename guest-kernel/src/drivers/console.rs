@@ -10,7 +10,7 @@ use crate::errno::{Errno, Result};
 use crate::memory::frame::{self, Content, Frame};
 use crate::memory::space::Access;
 use crate::memory::{PAGE_SIZE, PhysAddr, SharedBytes, UserReader, UserWriter, usize_from};
-use crate::sched::{WaitQueue, wait};
+use crate::sched::{self, WaitQueue, wait};
 use crate::signal::{Information, action, bit, number};
 use crate::sync::SpinLock;
 use crate::{boot, process};
@@ -47,6 +47,10 @@ struct Device {
     /// Whether chains end in a result; else this is another VMM's console.
     results: bool,
     output: [Option<Queue>; PORTS as usize],
+    /// Whether a chain of output is with the device: there is room for one.
+    sending: [bool; PORTS as usize],
+    /// Whether someone waits for that.
+    contended: bool,
     input: [Option<Input>; PORTS as usize],
 }
 
@@ -57,6 +61,8 @@ struct Input {
     asked: bool,
     /// Bytes that arrived and were not yet read: from where, and how many.
     ready: (usize, usize),
+    /// Someone copies them to a program.
+    reading: bool,
     /// What the last chain brought, if not bytes: the end, or an error.
     ended: Option<Result<()>>,
 }
@@ -147,6 +153,8 @@ impl Device {
             registers,
             results,
             output: [const { None }; PORTS as usize],
+            sending: [false; PORTS as usize],
+            contended: false,
             input: [const { None }; PORTS as usize],
         }
     }
@@ -209,7 +217,14 @@ impl Device {
             let buffer =
                 frame::allocate_block(INPUT_ORDER, Content::Overwritten).ok_or(Errno::ENOMEM)?;
             let queue = self.registers.enable_queue(receive_queue(port))?;
-            *slot = Some(Input { queue, buffer, asked: false, ready: (0, 0), ended: None });
+            *slot = Some(Input {
+                queue,
+                buffer,
+                asked: false,
+                ready: (0, 0),
+                reading: false,
+                ended: None,
+            });
         }
         slot.as_mut().ok_or(Errno::EIO)
     }
@@ -296,7 +311,9 @@ pub fn write_kernel(port: u32, bytes: &[u8]) -> Result<usize> {
 /// Sends `count` pieces, waits, and says what the device made of them; `None` if it has no results.
 fn send(port: u32, pieces: &mut [Buffer], count: usize) -> Result<Option<Result<usize>>> {
     // What the host can take at once is taken when this returns.
-    submit(port, pieces, count, false)?;
+    wait_for_device(|| {
+        submit(port, pieces, count, false).map(|done| done.then_some(())).transpose()
+    })?;
     if let Some(result) = take_sent(port)? {
         return Ok(result);
     }
@@ -304,40 +321,58 @@ fn send(port: u32, pieces: &mut [Buffer], count: usize) -> Result<Option<Result<
         device.output(port)?.want_interrupt();
         Ok(())
     })?;
-    // Not interruptible: the device has the program's pages, and the host decides how long it takes.
+    wait_for_device(|| take_sent(port).transpose())
+}
+
+/// Waits for the device. Not interruptible: it has the program's pages, and the host decides how long it
+/// takes.
+fn wait_for_device<T>(mut condition: impl FnMut() -> Option<T>) -> T {
+    if boot::has_flag(flags::MSI) && process::exists() {
+        return sched::wait_in_any_case(&WAITERS, condition);
+    }
+    // Before there is a thread; or another VMM's machine: under QEMU's microvm no interrupt of the second
+    // I/O APIC has been seen to arrive, so output does not depend on one.
     loop {
-        if let Some(result) = take_sent(port)? {
-            return Ok(result);
+        if let Some(value) = condition() {
+            return value;
         }
-        if boot::has_flag(flags::MSI) {
-            crate::arch::cpu::wait_for_interrupt();
-        } else {
-            // Another VMM's machine: under QEMU's microvm no interrupt of the second I/O APIC has been
-            // seen to arrive, so output does not depend on one.
-            core::hint::spin_loop();
-        }
+        crate::arch::cpu::relax();
     }
 }
 
-/// Gives the device `count` pieces; the last one of `pieces` is for the result. No others may be with it.
-fn submit(port: u32, pieces: &mut [Buffer], count: usize, interrupt: bool) -> Result<()> {
+/// Gives the device `count` pieces, unless it has others; the last one of `pieces` is for the result.
+fn submit(port: u32, pieces: &mut [Buffer], count: usize, interrupt: bool) -> Result<bool> {
     with(|device| {
         let results = device.results;
+        if device.sending[port as usize] {
+            device.contended = true;
+            return Ok(false);
+        }
         let queue = device.output(port)?;
         pieces[count] = result_buffer(queue);
         let used = if results { count + 1 } else { count };
         queue.submit(pieces[..used].iter().copied(), interrupt);
-        Ok(())
+        device.sending[port as usize] = true;
+        Ok(true)
     })
 }
 
 /// What the device made of what it was given, once it is finished.
 fn take_sent(port: u32) -> Result<Option<Option<Result<usize>>>> {
-    with(|device| {
+    let (sent, contended) = with(|device| {
         let results = device.results;
         let queue = device.output(port)?;
-        Ok(queue.take_used().map(|_| results.then(|| result_of(queue))))
-    })
+        let sent = queue.take_used().map(|_| results.then(|| result_of(queue)));
+        if sent.is_none() {
+            return Ok((None, false));
+        }
+        device.sending[port as usize] = false;
+        Ok((sent, core::mem::take(&mut device.contended)))
+    })?;
+    if contended {
+        WAITERS.wake_all();
+    }
+    Ok(sent)
 }
 
 /// Gives the device a page's bytes without waiting until it has taken them. The page stays allocated
@@ -348,7 +383,7 @@ fn take_sent(port: u32) -> Result<Option<Option<Result<usize>>>> {
 pub fn start_page(port: u32, page: &Frame, len: usize) -> Result<()> {
     let nothing = Buffer { address: PhysAddr(0), len: 0, writable: false };
     let mut pieces = [Buffer { address: page.address(), len, writable: false }, nothing];
-    submit(port, &mut pieces, 1, true)
+    if submit(port, &mut pieces, 1, true)? { Ok(()) } else { Err(Errno::EIO) }
 }
 
 /// Whether the device has taken the page, and what the host said.
@@ -398,45 +433,68 @@ pub fn read(port: u32, buffer: &mut UserWriter) -> Result<usize> {
     if buffer.remaining() == 0 {
         return Ok(0);
     }
-    let ready = || match poll_input(port, buffer.remaining()) {
-        Ok(true) => Some(Ok(())),
-        Ok(false) => None,
-        Err(error) => Some(Err(error)),
+    let ready = || begin_read(port, buffer.remaining()).transpose();
+    let begun = wait(&[&WAITERS], None, ready)?.unwrap_or(Err(Errno::EINTR))?;
+    let (start, available) = match begun {
+        Begun::Ended(ended) => return ended.map(|()| 0),
+        Begun::Bytes(start, available) => (start, available),
     };
-    wait(&[&WAITERS], None, ready)?.unwrap_or(Err(Errno::EINTR))?;
-    let (start, available, ended) = with(|device| {
-        let input = device.input(port)?;
-        let start = input.buffer.0 + input.ready.0 as u64;
-        Ok((PhysAddr(start), input.ready.1, input.ended.take()))
-    })?;
-    if available == 0 {
-        return ended.unwrap_or(Ok(())).map(|()| 0);
-    }
     // SAFETY: the port's buffer stays allocated, and the device has given it back.
     let bytes = unsafe { SharedBytes::new(start.to_pointer(), available) };
-    let count = buffer.write(bytes)?;
+    let written = buffer.write(bytes);
     with(|device| {
-        let ready = &mut device.input(port)?.ready;
-        *ready = (ready.0 + count, ready.1 - count);
-        Ok(count)
+        let input = device.input(port)?;
+        let count = *written.as_ref().unwrap_or(&0);
+        input.reading = false;
+        input.ready = (input.ready.0 + count, input.ready.1 - count);
+        Ok(())
+    })?;
+    WAITERS.wake_all();
+    written
+}
+
+/// What a reader found.
+enum Begun {
+    /// The end, or an error of the host's.
+    Ended(Result<()>),
+    /// Bytes, which nobody else takes until it is done: where, and how many.
+    Bytes(PhysAddr, usize),
+}
+
+/// Reserves input that has arrived; `None` if there is none, or someone else copies it.
+fn begin_read(port: u32, want: usize) -> Result<Option<Begun>> {
+    if !poll_input(port, want)? {
+        return Ok(None);
+    }
+    with(|device| {
+        let input = device.input(port)?;
+        if input.reading {
+            return Ok(None);
+        }
+        if input.ready.1 == 0 {
+            return Ok(input.ended.take().map(Begun::Ended));
+        }
+        input.reading = true;
+        let start = PhysAddr(input.buffer.0 + input.ready.0 as u64);
+        Ok(Some(Begun::Bytes(start, input.ready.1)))
     })
 }
 
-/// Takes input that has arrived; 0 at its end.
+/// Takes input that has arrived; 0 at its end, `None` if someone else was quicker.
 ///
 /// # Errors
 /// What the host's `read` says.
-pub fn take_input(port: u32, target: &mut [u8]) -> Result<usize> {
+pub fn take_input(port: u32, target: &mut [u8]) -> Result<Option<usize>> {
     with(|device| {
         let input = device.input(port)?;
         if input.ready.1 == 0 {
-            return input.ended.take().unwrap_or(Ok(())).map(|()| 0);
+            return input.ended.take().transpose().map(|ended| ended.map(|()| 0));
         }
         let start = PhysAddr(input.buffer.0 + input.ready.0 as u64);
         // SAFETY: the port's buffer stays allocated, and the device has given it back.
         let count = unsafe { SharedBytes::new(start.to_pointer(), input.ready.1) }.copy_to(target);
         input.ready = (input.ready.0 + count, input.ready.1 - count);
-        Ok(count)
+        Ok(Some(count))
     })
 }
 
@@ -465,7 +523,7 @@ pub fn offer_signals() {
 fn collect_signals() {
     while poll_input(PORT_SIGNALS, 1).unwrap_or(false) {
         let mut byte = [0];
-        if take_input(PORT_SIGNALS, &mut byte) != Ok(1) {
+        if take_input(PORT_SIGNALS, &mut byte) != Ok(Some(1)) {
             return;
         }
         let [signal @ 1..=number::LAST] = byte else { continue };

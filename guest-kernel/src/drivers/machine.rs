@@ -31,7 +31,7 @@ pub fn facts() -> MachineFacts {
         uptime_ns: now,
         idle_ns: 0,
         boot_time: i64::try_from(booted).unwrap_or(0),
-        cpus: sched::cpus::running(),
+        cpus: sched::cpus::count(),
         frequency_khz: time::frequency_khz(),
         vendor,
         model_name,

@@ -128,6 +128,16 @@ impl Services for FileServices {
         let _ = process::send_to_thread(&process, Information::new(SIGPIPE, process::SI_USER, who));
     }
 
+    fn caller(&self) -> services::Caller {
+        let process = process::current();
+        let who = process.credentials();
+        services::Caller {
+            pid: process.pid,
+            real: (who.uid, who.gid),
+            effective: (who.euid, who.egid),
+        }
+    }
+
     fn file_size_limit(&self) -> u64 {
         process::current().limits().lock().0[process::resource::FSIZE].soft
     }

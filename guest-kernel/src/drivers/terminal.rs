@@ -102,16 +102,24 @@ pub fn listen() {
     }
 }
 
+/// Whoever takes what was typed: keys stay in order, and each is there for one.
+static TAKING: SpinLock<()> = SpinLock::new(());
+
 fn take_typed(console: &Tty) {
+    let _alone = TAKING.lock();
     while !GONE.load(Ordering::Relaxed) {
         let room = console.room().min(INPUT_STEP);
         if room == 0 || console::poll_input(PORT_TERMINAL, room) != Ok(true) {
             return;
         }
         let mut bytes = [0; INPUT_STEP];
-        let Ok(count @ 1..) = console::take_input(PORT_TERMINAL, &mut bytes) else {
-            hang_up(console);
-            return;
+        let count = match console::take_input(PORT_TERMINAL, &mut bytes) {
+            Ok(Some(count @ 1..)) => count,
+            Ok(None) => return,
+            Ok(Some(_)) | Err(_) => {
+                hang_up(console);
+                return;
+            }
         };
         console.received(&bytes[..count]);
     }
@@ -132,15 +140,17 @@ fn hang_up(console: &Tty) {
 /// # Errors
 /// What the host's `write` says, EINTR, EAGAIN if the device is busy and `wait` is false, ENOMEM.
 pub fn write(bytes: &[u8], wait_for_host: bool) -> Result<()> {
-    let free = || SCREEN.lock().settle().then_some(());
-    if !wait_for_host && free().is_none() {
-        return Err(Errno::EAGAIN);
-    }
-    wait(&[console::waiters()], None, free)?;
-    SCREEN.lock().start(bytes)?;
+    let start = || {
+        let mut screen = SCREEN.lock();
+        screen.settle().then(|| screen.start(bytes))
+    };
     if wait_for_host {
+        wait(&[console::waiters()], None, start)?.unwrap_or(Err(Errno::EINTR))?;
         // A signal ends the wait, but the bytes are on their way and not the program's any more.
+        let free = || SCREEN.lock().settle().then_some(());
         let _ = wait(&[console::waiters()], None, free);
+    } else {
+        start().unwrap_or(Err(Errno::EAGAIN))?;
     }
     SCREEN.lock().error.take().map_or(Ok(()), Err)
 }

@@ -5,6 +5,7 @@
 
 use super::{Entropy, Executable, partial_page};
 use crate::errno::{Errno, Result};
+use crate::fs::path::PATH_MAX;
 use crate::memory::areas::{Area, AreaFlags, Backing, Label, Protection};
 use crate::memory::space::{AddressSpace, Layout};
 use crate::memory::{PAGE, USER_END, page_ceil, page_floor, usize_from};
@@ -19,6 +20,7 @@ const MACHINE_X86_64: u16 = 62;
 const SEGMENT_LOAD: u32 = 1;
 const SEGMENT_INTERPRETER: u32 = 3;
 const SEGMENT_PHDR: u32 = 6;
+const SEGMENT_STACK: u32 = 0x6474_e551;
 const HEADER_SIZE: usize = 64;
 const SEGMENT_SIZE: usize = 56;
 /// Linux refuses program headers of more than a page... of 64 KiB.
@@ -32,8 +34,14 @@ const AHEAD: u64 = 16;
 /// What the stack and the process need to know of a loaded program.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Loaded {
-    /// First instruction.
+    /// The program's first instruction (AT_ENTRY).
     pub entry: u64,
+    /// The instruction to begin with: the interpreter's first, if there is one.
+    pub start: u64,
+    /// What was added to the interpreter's addresses (AT_BASE).
+    pub interpreter: u64,
+    /// Whether the program asks for a stack that can be executed (`PT_GNU_STACK`).
+    pub executable_stack: bool,
     /// Where the program headers are in memory (AT_PHDR).
     pub headers: u64,
     /// How many there are (AT_PHNUM).
@@ -99,55 +107,154 @@ impl Segment {
     }
 }
 
-/// Maps the segments of a program into an empty address space.
-///
-/// # Errors
-/// ENOEXEC if it is not a program for this machine, EINVAL or ENOMEM if it cannot be mapped.
-pub fn load(space: &AddressSpace, file: &Executable, entropy: &mut Entropy<'_>) -> Result<Loaded> {
-    let mut header = [0; HEADER_SIZE];
-    if file.read_at(0, &mut header)? < HEADER_SIZE
-        || header[..4] != MAGIC
-        || header[4] != CLASS_64
-        || header[5] != LITTLE_ENDIAN
-        || u16_at(&header, 18) != MACHINE_X86_64
-        || usize::from(u16_at(&header, 54)) != SEGMENT_SIZE
-    {
-        return Err(Errno::ENOEXEC);
+/// The headers of an ELF file that can be mapped.
+struct Headers {
+    /// Whether it may be at any address.
+    dynamic: bool,
+    /// First instruction, relative to the base.
+    entry: u64,
+    /// Where in the file the program headers are, and how many.
+    offset: u64,
+    count: u16,
+    table: Vec<u8>,
+}
+
+impl Headers {
+    /// Reads them; what is no ELF file for this machine is `unfit`.
+    fn read(file: &Executable, unfit: Errno) -> Result<Self> {
+        let mut header = [0; HEADER_SIZE];
+        if file.read_at(0, &mut header)? < HEADER_SIZE
+            || header[..4] != MAGIC
+            || header[4] != CLASS_64
+            || header[5] != LITTLE_ENDIAN
+            || u16_at(&header, 18) != MACHINE_X86_64
+            || usize::from(u16_at(&header, 54)) != SEGMENT_SIZE
+        {
+            return Err(unfit);
+        }
+        let dynamic = match u16_at(&header, 16) {
+            TYPE_EXEC => false,
+            TYPE_DYN => true,
+            _ => return Err(unfit),
+        };
+        let offset = u64_at(&header, 32);
+        let count = u16_at(&header, 56);
+        if count == 0 || usize::from(count) > MAX_SEGMENTS {
+            return Err(unfit);
+        }
+        let mut table = Vec::new();
+        let table_size = usize::from(count) * SEGMENT_SIZE;
+        table.try_reserve_exact(table_size).map_err(|_| Errno::ENOMEM)?;
+        table.resize(table_size, 0);
+        if file.read_at(offset, &mut table)? < table_size {
+            return Err(unfit);
+        }
+        Ok(Self { dynamic, entry: u64_at(&header, 24), offset, count, table })
     }
-    let dynamic = match u16_at(&header, 16) {
-        TYPE_EXEC => false,
-        TYPE_DYN => true,
-        _ => return Err(Errno::ENOEXEC),
-    };
-    let headers_at = u64_at(&header, 32);
-    let count = u16_at(&header, 56);
-    if count == 0 || usize::from(count) > MAX_SEGMENTS {
-        return Err(Errno::ENOEXEC);
+
+    fn segments(&self) -> impl Iterator<Item = Segment> {
+        self.table.chunks_exact(SEGMENT_SIZE).map(Segment::parse)
     }
-    let mut table = Vec::new();
-    let table_size = usize::from(count) * SEGMENT_SIZE;
-    table.try_reserve_exact(table_size).map_err(|_| Errno::ENOMEM)?;
-    table.resize(table_size, 0);
-    if file.read_at(headers_at, &mut table)? < table_size {
-        return Err(Errno::ENOEXEC);
+
+    /// The pages from the lowest segment to the highest, relative to the base.
+    fn extent(&self) -> Result<(u64, u64)> {
+        let (mut lowest, mut highest) = (u64::MAX, 0);
+        for segment in self.segments() {
+            if segment.kind == SEGMENT_LOAD && segment.memory_size > 0 {
+                let (start, end) = segment.range()?;
+                lowest = lowest.min(start);
+                highest = highest.max(end);
+            }
+        }
+        if lowest < highest { Ok((lowest, highest)) } else { Err(Errno::EINVAL) }
     }
-    let segments = || table.chunks_exact(SEGMENT_SIZE).map(Segment::parse);
-    let mut lowest = u64::MAX;
-    let mut highest = 0;
-    for segment in segments() {
-        if segment.kind == SEGMENT_INTERPRETER {
+
+    /// The path of the interpreter, if the program has one: the dynamic linker.
+    fn interpreter(&self, file: &Executable) -> Result<Option<Vec<u8>>> {
+        let Some(segment) = self.segments().find(|segment| segment.kind == SEGMENT_INTERPRETER)
+        else {
+            return Ok(None);
+        };
+        let len = usize::try_from(segment.file_size).unwrap_or(usize::MAX);
+        if !(2..=PATH_MAX).contains(&len) {
             return Err(Errno::ENOEXEC);
         }
-        if segment.kind == SEGMENT_LOAD && segment.memory_size > 0 {
-            let (start, end) = segment.range()?;
-            lowest = lowest.min(start);
-            highest = highest.max(end);
+        let mut path = Vec::new();
+        path.try_reserve_exact(len).map_err(|_| Errno::ENOMEM)?;
+        path.resize(len, 0);
+        // Linux says EIO of a file that ends here.
+        if file.read_at(segment.offset, &mut path)? < len {
+            return Err(Errno::EIO);
         }
+        if path.last() != Some(&0) {
+            return Err(Errno::ENOEXEC);
+        }
+        let end = path.iter().position(|&byte| byte == 0).unwrap_or(len);
+        path.truncate(end);
+        Ok(Some(path))
     }
-    if lowest >= highest {
-        return Err(Errno::EINVAL);
+
+    /// Maps the segments, and says what is where.
+    fn map(&self, space: &AddressSpace, file: &Executable, base: u64) -> Result<Loaded> {
+        let entry = base.wrapping_add(self.entry);
+        let mut loaded = Loaded {
+            entry,
+            start: entry,
+            header_count: self.count,
+            end: base + self.extent()?.1,
+            code: (u64::MAX, 0),
+            ..Loaded::default()
+        };
+        for segment in self.segments() {
+            if segment.kind == SEGMENT_PHDR {
+                loaded.headers = base.wrapping_add(segment.address);
+            }
+            if segment.kind == SEGMENT_STACK {
+                loaded.executable_stack = segment.flags & 1 != 0;
+            }
+            if segment.kind != SEGMENT_LOAD || segment.memory_size == 0 {
+                continue;
+            }
+            if loaded.headers == 0
+                && (segment.offset..segment.offset.saturating_add(segment.file_size))
+                    .contains(&self.offset)
+            {
+                loaded.headers = base + segment.address + (self.offset - segment.offset);
+            }
+            let (start, end) = (base + segment.address, base + segment.address + segment.file_size);
+            if segment.flags & 1 != 0 {
+                loaded.code = (loaded.code.0.min(start), loaded.code.1.max(end));
+            } else {
+                loaded.data = (start, loaded.data.1.max(end));
+            }
+            map_segment(space, file, &segment, base)?;
+        }
+        Ok(loaded)
     }
-    let base = if dynamic {
+}
+
+/// Maps the segments of a program into an empty address space, and those of its interpreter, which
+/// `open` opens by its path.
+///
+/// # Errors
+/// ENOEXEC if it is not a program for this machine, EINVAL or ENOMEM if it cannot be mapped; ELIBBAD
+/// if its interpreter is not one, and what `open` says.
+pub fn load(
+    space: &AddressSpace,
+    file: &Executable,
+    open: &mut dyn FnMut(&[u8]) -> Result<Executable>,
+    entropy: &mut Entropy<'_>,
+) -> Result<Loaded> {
+    let headers = Headers::read(file, Errno::ENOEXEC)?;
+    let interpreter = match headers.interpreter(file)? {
+        Some(path) => {
+            let file = open(&path)?;
+            Some((Headers::read(&file, Errno::ELIBBAD)?, file))
+        }
+        None => None,
+    };
+    let (lowest, highest) = headers.extent()?;
+    let base = if headers.dynamic {
         let random = DYNAMIC_BASE + entropy.bits(DYNAMIC_BITS) * PAGE;
         if highest - lowest > USER_END - random {
             return Err(Errno::ENOMEM);
@@ -156,33 +263,18 @@ pub fn load(space: &AddressSpace, file: &Executable, entropy: &mut Entropy<'_>) 
     } else {
         0
     };
-    let mut loaded = Loaded {
-        entry: base.wrapping_add(u64_at(&header, 24)),
-        header_count: count,
-        end: base + highest,
-        code: (u64::MAX, 0),
-        ..Loaded::default()
-    };
-    for segment in segments() {
-        if segment.kind == SEGMENT_PHDR {
-            loaded.headers = base.wrapping_add(segment.address);
-        }
-        if segment.kind != SEGMENT_LOAD || segment.memory_size == 0 {
-            continue;
-        }
-        if loaded.headers == 0
-            && (segment.offset..segment.offset.saturating_add(segment.file_size))
-                .contains(&headers_at)
-        {
-            loaded.headers = base + segment.address + (headers_at - segment.offset);
-        }
-        let (start, end) = (base + segment.address, base + segment.address + segment.file_size);
-        if segment.flags & 1 != 0 {
-            loaded.code = (loaded.code.0.min(start), loaded.code.1.max(end));
+    let mut loaded = headers.map(space, file, base)?;
+    if let Some((headers, file)) = interpreter {
+        let (lowest, highest) = headers.extent()?;
+        loaded.interpreter = if headers.dynamic {
+            // Where mmap would put it, as on Linux.
+            space.find_free(highest - lowest)?.wrapping_sub(lowest)
+        } else if space.is_free(lowest, highest) {
+            0
         } else {
-            loaded.data = (start, loaded.data.1.max(end));
-        }
-        map_segment(space, file, &segment, base)?;
+            return Err(Errno::EEXIST);
+        };
+        loaded.start = headers.map(space, &file, loaded.interpreter)?.entry;
     }
     Ok(loaded)
 }

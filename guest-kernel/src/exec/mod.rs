@@ -1,12 +1,17 @@
 //! Starting a program: its address space from an ELF file, and its first stack.
 
 pub mod elf;
+pub mod script;
 pub mod stack;
+mod strings;
 
 use crate::errno::{Errno, Result};
+use crate::fs::FileRef;
 use crate::memory::areas::FileLabel;
 use crate::memory::{Content, Frame, PAGE_SIZE, Page, PageSource, SharedBytes, usize_from};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+pub use strings::StringList;
 
 /// An open file that may be a program.
 #[derive(Clone)]
@@ -20,6 +25,16 @@ pub struct Executable {
 }
 
 impl Executable {
+    /// An open file under the name that it has for the program's user.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub fn new(file: FileRef, path: Vec<u8>) -> Result<Self> {
+        let metadata = file.metadata()?;
+        let label = FileLabel { device: metadata.device, inode: metadata.number, path };
+        Ok(Self { size: metadata.size, label: Arc::new(label), source: file })
+    }
+
     /// Reads bytes at an offset; fewer where the file ends.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use super::Entropy;
 use super::elf::Loaded;
 use crate::errno::{Errno, Result};
-use crate::memory::areas::{Area, AreaFlags, Backing, Label, Protection};
+use crate::memory::areas::{Area, AreaFlags, Backing, Bounds, Label, Protection};
 use crate::memory::space::{AddressSpace, Layout};
 use crate::memory::{Content, Frame, PAGE, PAGE_SIZE, USER_END, page_floor, usize_from};
 use alloc::vec::Vec;
@@ -207,7 +207,7 @@ pub fn fill(
         (auxiliary::PHDR, loaded.headers),
         (auxiliary::PHENT, 56),
         (auxiliary::PHNUM, loaded.header_count.into()),
-        (auxiliary::BASE, 0),
+        (auxiliary::BASE, loaded.interpreter),
         (auxiliary::FLAGS, 0),
         (auxiliary::ENTRY, loaded.entry),
         (auxiliary::UID, uid),
@@ -232,6 +232,10 @@ pub fn fill(
     pages.write(rsp, bytes)?;
     pages.install(space)?;
     space.extend_stack(rsp - INITIAL / 2);
+    if loaded.executable_stack {
+        let start = page_floor(rsp - INITIAL / 2).min(layout.stack_start - INITIAL);
+        space.protect(start, layout.stack_start - start, Protection::ALL, &Bounds::NONE)?;
+    }
     layout.stack_start = rsp;
     layout.auxiliary = (rsp + before_auxiliary, rsp + size);
     space.set_layout(*layout);

@@ -98,6 +98,16 @@ impl FileTable {
         self.add_from(0, file, close_on_exec)
     }
 
+    /// Whether a file could be added now.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn check_room(&self) -> Result<()> {
+        let used = self.descriptors.get(self.first_free..).unwrap_or(&[]);
+        let free = self.first_free + used.iter().position(Option::is_none).unwrap_or(used.len());
+        if free < self.limit { Ok(()) } else { Err(Errno::EMFILE) }
+    }
+
     /// Gives a file the lowest free descriptor that is not below `lowest` (`F_DUPFD`).
     ///
     /// # Errors

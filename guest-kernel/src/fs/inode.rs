@@ -428,6 +428,54 @@ impl Inode {
         }
     }
 
+    /// The content, if it is in memory and so may be that of a file of `memfd_create(2)`.
+    fn memory(&self) -> Option<&super::tmpfs::File> {
+        match self {
+            Self::Memory(node) => node.file().ok(),
+            _ => None,
+        }
+    }
+
+    /// What it is called, if it is a file of `memfd_create(2)`.
+    pub fn label(&self) -> Option<Vec<u8>> {
+        self.memory()?.label()
+    }
+
+    /// Its seals (`F_GET_SEALS`).
+    ///
+    /// # Errors
+    /// EINVAL if it cannot be sealed.
+    pub fn seals(&self) -> Result<u32> {
+        self.memory().ok_or(Errno::EINVAL)?.seals()
+    }
+
+    /// Adds seals (`F_ADD_SEALS`).
+    ///
+    /// # Errors
+    /// EINVAL, EPERM, EBUSY, EINTR.
+    pub fn add_seals(&self, add: u32) -> Result<()> {
+        if add & !super::tmpfs::ALL_SEALS != 0 {
+            return Err(Errno::EINVAL);
+        }
+        let is_executable = self.mode()? & 0o111 != 0;
+        self.memory().ok_or(Errno::EINVAL)?.add_seals(add, is_executable)
+    }
+
+    /// Counts a shared mapping that may be written to, if it has to be.
+    ///
+    /// # Errors
+    /// EPERM if a seal is in the way.
+    pub fn map_writable(&self) -> Result<bool> {
+        self.memory().map_or(Ok(false), super::tmpfs::File::map_writable)
+    }
+
+    /// Such a mapping is gone.
+    pub fn unmap_writable(&self) {
+        if let Some(file) = self.memory() {
+            file.unmap_writable();
+        }
+    }
+
     /// Changes permission bits.
     ///
     /// # Errors
@@ -441,6 +489,10 @@ impl Inode {
                 attributes.mode = attributes.mode & S_IFMT | mode & PERMISSIONS;
             });
             return Ok(());
+        }
+        let fixed = self.seals().is_ok_and(|seals| seals & super::tmpfs::F_SEAL_EXEC != 0);
+        if fixed && (self.mode()? ^ mode) & 0o111 != 0 {
+            return Err(Errno::EPERM);
         }
         self.node()?.set_permissions(mode & PERMISSIONS);
         Ok(())

@@ -96,4 +96,6 @@ pub mod devices {
     pub const ANONYMOUS: u64 = device_number(0, 0xf);
     /// Pipes.
     pub const PIPE: u64 = device_number(0, 0xe);
+    /// Sockets.
+    pub const SOCKET: u64 = device_number(0, 8);
 }

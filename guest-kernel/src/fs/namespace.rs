@@ -13,6 +13,7 @@ use super::tmpfs::{New, Node};
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 /// Deeper than any path can reach: going up further than this, a damaged image leads in circles.
 const MAX_DEPTH: u32 = 1 << 20;
@@ -109,6 +110,17 @@ pub fn create_unnamed(directory: &Inode, new: &New<'_>) -> Result<Inode> {
     Node::new(file_system, new, directory).map(Inode::Memory)
 }
 
+/// Makes a file of `memfd_create(2)`, in the file system of this directory.
+///
+/// # Errors
+/// ENOSPC, ENOMEM.
+pub fn create_memfd(directory: &Inode, new: &New<'_>, label: Vec<u8>, seals: u32) -> Result<Inode> {
+    let file_system = directory.file_system().ok_or(Errno::EOPNOTSUPP)?;
+    let node = Node::new(file_system, new, directory)?;
+    node.file()?.make_memfd(label, seals);
+    Ok(Inode::Memory(node))
+}
+
 /// Gives a file another name.
 ///
 /// # Errors
@@ -125,6 +137,10 @@ pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
         return Err(Errno::EXDEV);
     };
     if !core::ptr::eq(file_system, there) {
+        return Err(Errno::EXDEV);
+    }
+    // Those of memfd_create are in a file system of their own on Linux.
+    if file.label().is_some() {
         return Err(Errno::EXDEV);
     }
     may_change(&found.parent, subject)?;

@@ -186,7 +186,10 @@ fn stream_of(inode: &Inode, kind: u32, flags: u32) -> Result<Option<StreamRef>> 
         Inode::Stream(stream) => match stream.as_pipe() {
             // Through /proc/self/fd: another end of the same pipe.
             Some(pipe) => open_pipe(pipe.clone(), flags).map(Some),
-            None => Ok(Some(stream.clone())),
+            None => match stream.open_error() {
+                Some(error) => Err(error),
+                None => Ok(Some(stream.clone())),
+            },
         },
         Inode::Image(..) | Inode::Memory(_) => match kind {
             S_IFREG | S_IFDIR => Ok(None),

@@ -28,8 +28,8 @@ const MAX_OFFSET: u64 = i64::MAX.cast_unsigned();
 enum Place {
     /// This name in this directory, when it was opened.
     Tree(Inode, Name),
-    /// Something that looks like a path and is none (`memfd_create(2)`).
-    Label(Vec<u8>),
+    /// It has no path, and says itself what to show (`memfd_create(2)`).
+    Unnamed,
     /// What its stream says.
     Stream,
 }
@@ -101,11 +101,11 @@ impl OpenFile {
         }
     }
 
-    /// Opens a file that has no name, only a label to show.
-    pub const fn unnamed(inode: Inode, label: Vec<u8>, flags: u32) -> Self {
+    /// Opens a file that has no name.
+    pub const fn unnamed(inode: Inode, flags: u32) -> Self {
         Self {
             inode,
-            place: Place::Label(label),
+            place: Place::Unnamed,
             stream: None,
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
@@ -119,7 +119,7 @@ impl OpenFile {
     pub fn place(&self) -> Option<(Inode, Name)> {
         match &self.place {
             Place::Tree(parent, name) => Some((parent.clone(), name.clone())),
-            Place::Label(_) | Place::Stream => None,
+            Place::Unnamed | Place::Stream => None,
         }
     }
 
@@ -232,7 +232,12 @@ impl OpenFile {
             return Err(Errno::EBADF);
         }
         if let Some(stream) = &self.stream {
-            return signalled(stream.write(data, self.waits()));
+            let result = if self.flags() & O_DIRECT == 0 {
+                stream.write(data, self.waits())
+            } else {
+                stream.write_packets(data, self.waits())
+            };
+            return signalled(stream, result);
         }
         let offset = if self.flags() & O_APPEND == 0 {
             self.offset.load(Ordering::Relaxed)
@@ -277,13 +282,14 @@ impl OpenFile {
         }
     }
 
-    /// Reads into the kernel's memory, at an offset or at the file's own (`sendfile(2)`).
+    /// Reads into the kernel's memory, at an offset or at the file's own (`sendfile(2)`,
+    /// `splice(2)`).
     ///
     /// # Errors
     /// As for [`Self::read`].
     pub fn read_kernel(&self, offset: Option<u64>, target: &mut [u8]) -> Result<usize> {
-        if self.stream.is_some() {
-            return Err(Errno::EINVAL);
+        if let Some(stream) = &self.stream {
+            return stream.read_kernel(target, self.waits());
         }
         let position = offset.unwrap_or_else(|| self.offset());
         let count = match &self.inode {
@@ -311,7 +317,7 @@ impl OpenFile {
         if let Some(stream) = &self.stream {
             return match offset {
                 Some(_) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
-                _ => signalled(stream.write_kernel(bytes, self.waits())),
+                _ => signalled(stream, stream.write_kernel(bytes, self.waits())),
             };
         }
         let position = offset.unwrap_or_else(|| self.offset());
@@ -356,7 +362,7 @@ impl OpenFile {
         }
         let place = match &self.place {
             Place::Tree(parent, name) => Some((parent, name.bytes())),
-            Place::Label(_) | Place::Stream => None,
+            Place::Unnamed | Place::Stream => None,
         };
         inotify::notify(&self.inode, place, mask);
     }
@@ -488,9 +494,12 @@ impl OpenFile {
     /// # Errors
     /// ENAMETOOLONG, ENOMEM, EUCLEAN.
     pub fn path(&self, root: &Inode) -> Result<Vec<u8>> {
+        if let Some(label) = self.inode.label() {
+            return Ok(label);
+        }
         let (parent, name) = match &self.place {
             Place::Tree(parent, name) => (parent, name),
-            Place::Label(label) => return Ok(label.clone()),
+            Place::Unnamed => return Ok(Vec::new()),
             Place::Stream => {
                 return Ok(self.stream.as_ref().map(|stream| stream.name()).unwrap_or_default());
             }
@@ -517,8 +526,9 @@ impl OpenFile {
 }
 
 /// Whoever writes to something that nobody reads gets a signal.
-fn signalled(result: Result<usize>) -> Result<usize> {
+fn signalled(stream: &StreamRef, result: Result<usize>) -> Result<usize> {
     if result == Err(Errno::EPIPE)
+        && stream.signals_broken_pipe()
         && let Some(services) = services()
     {
         services.broken_pipe();
@@ -529,7 +539,7 @@ fn signalled(result: Result<usize>) -> Result<usize> {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         if *self.locked.get_mut() {
-            super::locks::release(self);
+            super::locks::description_ended(self);
         }
         self.epolls.leave(self.stream.as_deref());
         if inotify::is_active() {

@@ -12,6 +12,17 @@ use crate::sched::WaitQueue;
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 
+/// Who makes a call.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller {
+    /// Process ID.
+    pub pid: i32,
+    /// Real user and group.
+    pub real: (u32, u32),
+    /// Effective user and group.
+    pub effective: (u32, u32),
+}
+
 /// The rest of the kernel, seen from a file.
 pub trait Services: Sync {
     /// The time of day, for time stamps.
@@ -61,6 +72,9 @@ pub trait Services: Sync {
 
     /// The program wrote to something that nobody reads: it gets SIGPIPE.
     fn broken_pipe(&self);
+
+    /// The process that makes the call.
+    fn caller(&self) -> Caller;
 
     /// `RLIMIT_FSIZE` of the program; `u64::MAX` for none.
     fn file_size_limit(&self) -> u64;

@@ -24,6 +24,10 @@ impl Events {
     pub const ERROR: Self = Self(0x8);
     /// The other end is gone.
     pub const HANGUP: Self = Self(0x10);
+    /// The other end sends nothing any more (`POLLRDHUP`).
+    pub const READ_HANGUP: Self = Self(0x2000);
+    /// A write of priority data would not block, which only sockets tell (`POLLWRBAND`).
+    pub const OUT_BAND: Self = Self(0x200);
 
     /// Both sets.
     #[must_use]
@@ -75,7 +79,23 @@ pub trait Stream: Send + Sync {
         Err(Errno::EINVAL)
     }
 
-    /// The same from the kernel's memory.
+    /// The same, and each write is a packet (`O_DIRECT` in pipe(2)).
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    fn write_packets(&self, data: &mut UserReader, wait: bool) -> Result<usize> {
+        self.write(data, wait)
+    }
+
+    /// Reads what there is into the kernel's memory, which is not empty; waits for it if `wait`.
+    ///
+    /// # Errors
+    /// EINVAL if that is not possible, and as for [`Self::read`].
+    fn read_kernel(&self, _target: &mut [u8], _wait: bool) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+
+    /// The same as [`Self::write`] from the kernel's memory.
     ///
     /// # Errors
     /// As for [`Self::write`].
@@ -124,6 +144,16 @@ pub trait Stream: Send + Sync {
     /// The pipe, if it is an end of one.
     fn as_pipe(&self) -> Option<&Arc<Pipe>> {
         None
+    }
+
+    /// The socket, if it is one.
+    fn as_socket(&self) -> Option<&dyn crate::net::Socket> {
+        None
+    }
+
+    /// Whether a write that fails with EPIPE brings SIGPIPE, too.
+    fn signals_broken_pipe(&self) -> bool {
+        true
     }
 
     /// The stream itself, for calls that only work on one kind.

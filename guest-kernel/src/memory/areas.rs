@@ -179,6 +179,13 @@ impl Area {
         }
     }
 
+    /// Tells its object that it is gone.
+    pub fn tell_unmapped(&self) {
+        if let Backing::Object { source, .. } = &self.backing {
+            source.unmapped();
+        }
+    }
+
     /// How far up an area below this one may reach.
     fn lowest_neighbour(&self) -> u64 {
         let guard = if self.grows() { STACK_GUARD } else { 0 };
@@ -438,19 +445,22 @@ impl Areas {
     /// Changes the protection of `[start, end)`, which must be covered.
     ///
     /// # Errors
-    /// ENOMEM if it is not covered or splits into too many areas, EACCES if an area does not allow it.
+    /// ENOMEM if it is not covered or splits into too many areas, EACCES if an area does not allow it:
+    /// nothing has changed then.
     pub fn protect(&mut self, start: u64, end: u64, protection: Protection) -> Result<()> {
         if !self.covers(start, end) {
             return Err(Errno::ENOMEM);
+        }
+        let affected = self.list.iter().skip(self.position(start));
+        let mut affected = affected.take_while(|area| area.start < end);
+        if affected.any(|area| !area.allowed.contains(protection)) {
+            return Err(Errno::EACCES);
         }
         self.split(start)?;
         self.split(end)?;
         let from = self.position(start);
         let mut index = from;
         while let Some(area) = self.list.get_mut(index).filter(|area| area.start < end) {
-            if !area.allowed.contains(protection) {
-                return Err(Errno::EACCES);
-            }
             area.protection = protection;
             index += 1;
         }

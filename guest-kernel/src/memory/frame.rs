@@ -124,6 +124,16 @@ pub fn check_room() -> Result<()> {
     if free() <= kept { Err(Errno::ENOMEM) } else { Ok(()) }
 }
 
+/// The same for something of this many bytes.
+///
+/// # Errors
+/// ENOMEM.
+pub fn check_room_for(bytes: usize) -> Result<()> {
+    let frames = bytes.div_ceil(PAGE_SIZE).next_power_of_two() as u64;
+    let needed = RESERVE.load(Ordering::Relaxed).saturating_add(frames);
+    if free() <= needed { Err(Errno::ENOMEM) } else { Ok(()) }
+}
+
 /// Lets a program have pages of the first half of the reserve: a system call cannot wait for the
 /// memory of another process in the middle of a copy. What other vCPUs take meanwhile does no harm.
 pub fn dip_into_reserve<T>(act: impl FnOnce() -> T) -> T {

@@ -43,6 +43,14 @@ pub trait PageSource: Send + Sync {
         None
     }
 
+    /// A program does not map it, or a part of it, any more.
+    fn unmapped(&self) {}
+
+    /// Whether it is a shared memory segment, which `shmdt(2)` unmaps.
+    fn is_segment(&self) -> bool {
+        false
+    }
+
     /// Whether the page is in memory before anybody touches it (mincore(2)): what is not is a hole.
     fn is_resident(&self, _index: u64) -> bool {
         true

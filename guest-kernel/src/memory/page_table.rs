@@ -10,6 +10,7 @@
 
 use super::address::{PAGE, PhysAddr, usize_from};
 use super::frame::{Content, Frame};
+use crate::arch::cpu;
 use crate::errno::Result;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -78,9 +79,10 @@ impl Slot<'_> {
         Entry(self.0.load(Ordering::Relaxed))
     }
 
-    /// Replaces the entry; the caller forgets old translations.
+    /// Replaces the entry; the caller forgets old translations. Another vCPU that sees the entry sees what
+    /// was written to the page before, too.
     pub fn set(self, entry: u64) {
-        self.0.store(entry, Ordering::Relaxed);
+        self.0.store(entry, Ordering::Release);
     }
 }
 
@@ -100,6 +102,64 @@ impl<'a> Leaf<'a> {
     /// First address behind those that the table with this one is for.
     pub const fn end(address: u64) -> u64 {
         (address | (512 * PAGE - 1)).saturating_add(1)
+    }
+}
+
+/// How many frames wait together until no vCPU remembers a translation to them.
+const BATCH: usize = 64;
+
+/// Pages that were removed from tables, whose frames are free when every vCPU has forgotten them.
+struct Gone<'a> {
+    table: &'a PageTable,
+    frames: [PhysAddr; BATCH],
+    count: usize,
+    pages: u64,
+    remembered: bool,
+}
+
+impl<'a> Gone<'a> {
+    const fn new(table: &'a PageTable) -> Self {
+        Self { table, frames: [PhysAddr(0); BATCH], count: 0, pages: 0, remembered: false }
+    }
+
+    /// A page whose entry was this and is now 0.
+    fn page(&mut self, address: u64, entry: Entry) {
+        self.pages += 1;
+        if cpu::is_only_one() {
+            cpu::flush_page(address);
+            if entry.is_owned() {
+                // SAFETY: the entry held this reference, and is gone.
+                drop(unsafe { Frame::from_raw(entry.address()) });
+            }
+            return;
+        }
+        self.remembered = true;
+        if entry.is_owned() {
+            self.frames[self.count] = entry.address();
+            self.count += 1;
+            if self.count == BATCH {
+                self.settle();
+            }
+        }
+    }
+
+    /// A leaf table that others go on using, which the entry above no longer leads to.
+    fn leaf(&mut self, above: u64, pages: u64) {
+        self.pages += pages;
+        self.remembered = true;
+        self.settle();
+        release_leaf(above);
+    }
+
+    fn settle(&mut self) {
+        if core::mem::take(&mut self.remembered) {
+            cpu::flush_all();
+            cpu::flush_elsewhere(self.table.root());
+        }
+        for frame in &self.frames[..core::mem::take(&mut self.count)] {
+            // SAFETY: the entry held this reference, and is gone.
+            drop(unsafe { Frame::from_raw(*frame) });
+        }
     }
 }
 
@@ -158,9 +218,9 @@ impl PageTable {
 
     /// Sets an entry of the programs' half of the root.
     fn set_top(&self, index: usize, value: u64) {
-        entry_at(self.root.address().0, index).store(value, Ordering::Relaxed);
+        entry_at(self.root.address().0, index).store(value, Ordering::Release);
         if let Some(second) = &self.kernel_root {
-            entry_at(second.address().0, index).store(value, Ordering::Relaxed);
+            entry_at(second.address().0, index).store(value, Ordering::Release);
         }
     }
 
@@ -218,10 +278,10 @@ impl PageTable {
                 if level == 3 {
                     self.set_top(index(address, 3), value);
                 } else {
-                    entry.store(value, Ordering::Relaxed);
+                    entry.store(value, Ordering::Release);
                 }
             } else if value & flag::WRITABLE == 0 {
-                value = own_leaf(entry)?;
+                value = self.own_leaf(entry)?;
             }
             table = value & ADDRESS;
         }
@@ -241,7 +301,7 @@ impl PageTable {
         self.for_each_leaf(start, end, |above, from, to| {
             let mut value = above.load(Ordering::Relaxed);
             if value & flag::WRITABLE == 0 {
-                value = own_leaf(above)?;
+                value = self.own_leaf(above)?;
             }
             let base = from & !(LEAF_SPAN - 1);
             for_each_used(value & ADDRESS, index(from, 0), last_index(to), |at, slot| {
@@ -300,39 +360,40 @@ impl PageTable {
             if above.load(Ordering::Relaxed) & flag::WRITABLE == 0
                 && (whole || to - from < LEAF_SPAN)
             {
-                own_leaf(above)?;
+                self.own_leaf(above)?;
             }
             Ok(())
         })
     }
 
-    /// Removes all pages in `[start, end)`; the caller forgets translations of what `visit` is told.
+    /// Removes all pages in `[start, end)`, and lets all vCPUs forget them before their frames are free;
+    /// returns how many were removed.
     ///
     /// # Errors
     /// ENOMEM, when a leaf table that is shared cannot be copied; then some were removed.
-    pub fn unmap(&self, start: u64, end: u64, mut visit: impl FnMut(u64)) -> Result<()> {
-        self.for_each_leaf(start, end, |above, from, to| {
+    pub fn unmap(&self, start: u64, end: u64) -> (u64, Result<()>) {
+        let mut gone = Gone::new(self);
+        let result = self.for_each_leaf(start, end, |above, from, to| {
             let value = above.load(Ordering::Relaxed);
             let base = from & !(LEAF_SPAN - 1);
             if value & flag::WRITABLE == 0 && to - from == LEAF_SPAN {
                 // Someone else goes on using the table: nothing in it need be touched.
-                for_each_used(value & ADDRESS, 0, ENTRIES, |at, _| visit(base + at as u64 * PAGE));
+                let mut pages = 0;
+                for_each_used(value & ADDRESS, 0, ENTRIES, |_, _| pages += 1);
                 above.store(0, Ordering::Relaxed);
-                release_leaf(value);
+                gone.leaf(value, pages);
                 return Ok(());
             }
-            let value = if value & flag::WRITABLE == 0 { own_leaf(above)? } else { value };
+            let value = if value & flag::WRITABLE == 0 { self.own_leaf(above)? } else { value };
             for_each_used(value & ADDRESS, index(from, 0), last_index(to), |at, slot| {
                 let entry = Entry(slot.load(Ordering::Relaxed));
                 slot.store(0, Ordering::Relaxed);
-                visit(base + at as u64 * PAGE);
-                if entry.is_owned() {
-                    // SAFETY: the entry held this reference, and is gone.
-                    drop(unsafe { Frame::from_raw(entry.address()) });
-                }
+                gone.page(base + at as u64 * PAGE, entry);
             });
             Ok(())
-        })
+        });
+        gone.settle();
+        (gone.pages, result)
     }
 
     /// Lets `child`, whose programs' half is empty, share all of these pages. The caller forgets all
@@ -367,6 +428,54 @@ impl PageTable {
             Ok(())
         })
     }
+
+    /// Makes the leaf table below an entry one that only this address space has; returns the new entry.
+    /// Pages that others have too become read-only unless they are meant to be shared.
+    fn own_leaf(&self, above: &AtomicU64) -> Result<u64> {
+        let value = above.load(Ordering::Relaxed);
+        // SAFETY: looked at without taking over the entry's reference.
+        let old =
+            core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(PhysAddr(value & ADDRESS)) });
+        let old_table = old.address().0;
+        if old.is_unique() {
+            for_each_used(old_table, 0, ENTRIES, |_, slot| {
+                let entry = Entry(slot.load(Ordering::Relaxed));
+                if entry.0 & (flag::WRITABLE | flag::SHARED) == flag::WRITABLE && entry.is_owned() {
+                    // SAFETY: looked at without taking over the entry's reference.
+                    let page =
+                        core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
+                    if !page.is_unique() {
+                        slot.store(entry.0 & !flag::WRITABLE, Ordering::Relaxed);
+                    }
+                }
+            });
+            above.store(value | flag::WRITABLE, Ordering::Relaxed);
+            return Ok(value | flag::WRITABLE);
+        }
+        let new = Frame::allocate_from_reserve(Content::Zeroes)?;
+        let new_table = new.address().0;
+        for_each_used(old_table, 0, ENTRIES, |at, slot| {
+            let mut entry = Entry(slot.load(Ordering::Relaxed));
+            if entry.is_owned() {
+                // SAFETY: the entry keeps its reference; the clone's becomes the new entry's.
+                let page =
+                    core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
+                core::mem::forget(Frame::clone(&page));
+                if entry.0 & flag::SHARED == 0 {
+                    entry.0 &= !flag::WRITABLE;
+                }
+            }
+            entry_at(new_table, at).store(entry.0, Ordering::Relaxed);
+        });
+        let new_value = new.into_raw().0 | TABLE;
+        above.store(new_value, Ordering::Release);
+        // The processor may remember the old table; forgetting any page makes it forget that, too (SDM
+        // volume 3, section 4.10.4.1). Others as well, before someone else changes that table.
+        cpu::flush_page(0);
+        cpu::flush_elsewhere(self.root());
+        release_leaf(value);
+        Ok(new_value)
+    }
 }
 
 /// Addresses that one leaf table is for.
@@ -396,51 +505,6 @@ fn for_each_used(
         }
         from += 1;
     }
-}
-
-/// Makes the leaf table below an entry one that only this address space has; returns the new entry.
-/// Pages that others have too become read-only unless they are meant to be shared.
-fn own_leaf(above: &AtomicU64) -> Result<u64> {
-    let value = above.load(Ordering::Relaxed);
-    // SAFETY: looked at without taking over the entry's reference.
-    let old = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(PhysAddr(value & ADDRESS)) });
-    let old_table = old.address().0;
-    if old.is_unique() {
-        for_each_used(old_table, 0, ENTRIES, |_, slot| {
-            let entry = Entry(slot.load(Ordering::Relaxed));
-            if entry.0 & (flag::WRITABLE | flag::SHARED) == flag::WRITABLE && entry.is_owned() {
-                // SAFETY: looked at without taking over the entry's reference.
-                let page =
-                    core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
-                if !page.is_unique() {
-                    slot.store(entry.0 & !flag::WRITABLE, Ordering::Relaxed);
-                }
-            }
-        });
-        above.store(value | flag::WRITABLE, Ordering::Relaxed);
-        return Ok(value | flag::WRITABLE);
-    }
-    let new = Frame::allocate_from_reserve(Content::Zeroes)?;
-    let new_table = new.address().0;
-    for_each_used(old_table, 0, ENTRIES, |at, slot| {
-        let mut entry = Entry(slot.load(Ordering::Relaxed));
-        if entry.is_owned() {
-            // SAFETY: the entry keeps its reference; the clone's becomes the new entry's.
-            let page = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
-            core::mem::forget(Frame::clone(&page));
-            if entry.0 & flag::SHARED == 0 {
-                entry.0 &= !flag::WRITABLE;
-            }
-        }
-        entry_at(new_table, at).store(entry.0, Ordering::Relaxed);
-    });
-    let new_value = new.into_raw().0 | TABLE;
-    above.store(new_value, Ordering::Relaxed);
-    release_leaf(value);
-    // The processor may remember the old table; forgetting any page makes it forget that, too (SDM
-    // volume 3, section 4.10.4.1).
-    crate::arch::cpu::flush_page(0);
-    Ok(new_value)
 }
 
 /// Gives up a reference to a leaf table; the last one frees what it maps.

@@ -8,12 +8,13 @@ use super::bytes::SharedBytes;
 use super::frame::{Content, Frame};
 use super::page_table::{Entry, Leaf, PageTable, Slot, flag};
 use super::{Page, PageSource};
-use crate::arch::cpu::{flush_page, forget_fault};
+use crate::arch::cpu::{flush_all, flush_elsewhere, flush_page, forget_fault};
 use crate::errno::{Errno, Result};
 use crate::signal::Fault;
 use crate::sync::{SpinLock, SpinLockGuard};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Pages that are mapped together when a program touches one of an image: they cost nothing but an
 /// entry, and every fault saved is worth many of these.
@@ -131,6 +132,14 @@ struct Inner {
 pub struct AddressSpace {
     inner: SpinLock<Inner>,
     table: PageTable,
+    /// `MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED`.
+    pub expects_barriers: AtomicBool,
+}
+
+impl Drop for AddressSpace {
+    fn drop(&mut self) {
+        self.inner.get_mut().areas.iter().for_each(Area::tell_unmapped);
+    }
 }
 
 impl AddressSpace {
@@ -147,7 +156,11 @@ impl AddressSpace {
             future: AreaFlags::NONE,
         };
         inner.areas.reserve()?;
-        Ok(Self { inner: SpinLock::new(inner), table: PageTable::new(kernel, kernel_slots)? })
+        Ok(Self {
+            inner: SpinLock::new(inner),
+            table: PageTable::new(kernel, kernel_slots)?,
+            expects_barriers: AtomicBool::new(false),
+        })
     }
 
     /// Guest-physical address for CR3.
@@ -262,6 +275,25 @@ impl AddressSpace {
         Ok(start)
     }
 
+    /// Where a mapping of `len` bytes, whole pages, would go if there were no wish.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn find_free(&self, len: u64) -> Result<u64> {
+        let inner = self.inner.lock();
+        inner.areas.find_free(len, inner.layout.mmap_top).ok_or(Errno::ENOMEM)
+    }
+
+    /// The area that contains an address, or else the next above it.
+    pub fn area_above(&self, address: u64) -> Option<Area> {
+        self.inner.lock().areas.find_above(address).map(|(area, _)| area.clone())
+    }
+
+    /// Whether nothing is mapped in `[start, end)`.
+    pub fn is_free(&self, start: u64, end: u64) -> bool {
+        self.inner.lock().areas.is_free(start, end)
+    }
+
     /// `munmap`.
     ///
     /// # Errors
@@ -276,18 +308,16 @@ impl AddressSpace {
 
     fn remove(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
         self.table.own_range(start, end, false)?;
-        if !inner.areas.remove(start, end)?.is_empty() {
+        let removed = inner.areas.remove(start, end)?;
+        if !removed.is_empty() {
             self.unmap_pages(inner, start, end)?;
         }
+        removed.iter().for_each(Area::tell_unmapped);
         Ok(())
     }
 
     fn unmap_pages(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
-        let mut removed = 0;
-        let result = self.table.unmap(start, end, |address| {
-            flush_page(address);
-            removed += 1;
-        });
+        let (removed, result) = self.table.unmap(start, end);
         inner.resident -= removed;
         result
     }
@@ -301,15 +331,19 @@ impl AddressSpace {
         let child = Self::new(kernel, kernel_slots)?;
         let inner = self.inner.lock();
         {
-            let mut copy = child.inner.lock();
+            // Nobody else knows the child yet.
+            let mut copy = child.inner.lock_in_order();
             copy.areas = inner.areas.try_clone()?;
             copy.layout = inner.layout;
             copy.resident = inner.resident;
             copy.resident_peak = inner.resident;
         }
+        let expects = self.expects_barriers.load(Ordering::Relaxed);
+        child.expects_barriers.store(expects, Ordering::Relaxed);
         let shared = self.table.share_with(&child.table);
         // What this space may write has become less.
-        crate::arch::cpu::flush_all();
+        flush_all();
+        flush_elsewhere(self.root());
         drop(inner);
         shared?;
         child.obey_advice_on_fork()?;
@@ -366,19 +400,28 @@ impl AddressSpace {
         }
         self.table.own_range(start, end, true)?;
         inner.areas.protect(start, end, protection)?;
-        self.table.for_each_present(start, end, |address, slot| {
-            if protection.0 == 0 {
-                slot.set(slot.get().0 & !flag::PRESENT | flag::HIDDEN);
+        let mut less = false;
+        let result = self.table.for_each_present(start, end, |address, slot| {
+            let old = slot.get().0;
+            let new = if protection.0 == 0 {
+                old & !flag::PRESENT | flag::HIDDEN
             } else {
-                let mut entry = slot.get().0 & !flag::HIDDEN | flag::PRESENT | flag::NO_EXECUTE;
+                let mut entry = old & !flag::HIDDEN | flag::PRESENT | flag::NO_EXECUTE;
                 if protection.contains(Protection::EXECUTE) {
                     entry &= !flag::NO_EXECUTE;
                 }
                 // Writes come back by a fault, which knows whether the page must be copied first.
-                slot.set(entry & !flag::WRITABLE);
-            }
+                entry & !flag::WRITABLE
+            };
+            slot.set(new);
+            less |= old & !new & (flag::PRESENT | flag::WRITABLE) != 0
+                || new & !old & flag::NO_EXECUTE != 0;
             flush_page(address);
-        })
+        });
+        if less {
+            flush_elsewhere(self.root());
+        }
+        result
     }
 
     /// `mremap`.
@@ -474,6 +517,7 @@ impl AddressSpace {
                     flush_page(address);
                 }
             })?;
+            flush_elsewhere(self.root());
             if range.keep {
                 let unlocked = |flags: AreaFlags| flags.without(AreaFlags::LOCKED);
                 inner.areas.change_flags(old, old + old_len, unlocked)?;
@@ -772,6 +816,8 @@ impl AddressSpace {
             let bytes = unsafe { SharedBytes::new(old.address().to_pointer(), PAGE_SIZE) };
             slot.set(copy_of(bytes)? | rights);
         }
+        // Other threads must not read on in the old page, least of all when it is someone else's.
+        flush_elsewhere(self.root());
         if old.is_owned() {
             // SAFETY: the reference of the entry that was just replaced.
             drop(unsafe { Frame::from_raw(old.address()) });
@@ -874,10 +920,26 @@ impl AddressSpace {
     /// # Errors
     /// EFAULT if the program could not do the access itself.
     pub fn pin(&self, address: u64, access: Access) -> Result<(PhysAddr, Option<Frame>)> {
+        let mut inner = self.inner.lock();
+        let (physical, entry) = self.find_page(&mut inner, address, access)?;
+        let frame = entry.is_owned().then(|| {
+            // SAFETY: the entry keeps its reference; this borrows it for long enough to clone.
+            let held = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
+            Frame::clone(&held)
+        });
+        Ok((physical, frame))
+    }
+
+    /// The guest-physical address behind a program's address, and the entry that leads there.
+    fn find_page(
+        &self,
+        inner: &mut Inner,
+        address: u64,
+        access: Access,
+    ) -> Result<(PhysAddr, Entry)> {
         if address >= USER_END {
             return Err(Errno::EFAULT);
         }
-        let mut inner = self.inner.lock();
         let area = inner.areas.find(address).ok_or(Errno::EFAULT)?;
         if !access.allowed_by(area.protection) {
             return Err(Errno::EFAULT);
@@ -888,7 +950,7 @@ impl AddressSpace {
         let mut entry = self.table.look(page);
         if !present(entry) {
             let area = area.clone();
-            self.map_page(&mut inner, &area, page, access).map_err(|_| Errno::EFAULT)?;
+            self.map_page(inner, &area, page, access).map_err(|_| Errno::EFAULT)?;
             // Nothing has faulted on it, so that the processor may remember what was there.
             flush_page(page);
             entry = self.table.look(page);
@@ -896,12 +958,28 @@ impl AddressSpace {
                 return Err(Errno::EFAULT);
             }
         }
-        let frame = entry.is_owned().then(|| {
-            // SAFETY: the entry keeps its reference; this borrows it for long enough to clone.
-            let held = core::mem::ManuallyDrop::new(unsafe { Frame::from_raw(entry.address()) });
-            Frame::clone(&held)
-        });
-        Ok((PhysAddr(entry.address().0 + address % PAGE), frame))
+        Ok((PhysAddr(entry.address().0 + address % PAGE), entry))
+    }
+
+    /// Calls `act` with an aligned word of a program's memory, faulted in for this access, while no page
+    /// is replaced by another: what it sees or does is what the program has.
+    ///
+    /// # Errors
+    /// EFAULT if the program could not do the access itself.
+    pub fn with_word<T>(
+        &self,
+        address: u64,
+        access: Access,
+        act: impl FnOnce(&AtomicU32) -> T,
+    ) -> Result<T> {
+        if !address.is_multiple_of(4) {
+            return Err(Errno::EFAULT);
+        }
+        let mut inner = self.inner.lock();
+        let (physical, _) = self.find_page(&mut inner, address, access)?;
+        // SAFETY: four aligned bytes of a page that the entry keeps in the direct map while the lock is
+        // held; programs access them as they like, which atomics allow for.
+        Ok(act(unsafe { AtomicU32::from_ptr(physical.to_pointer().cast()) }))
     }
 
     /// Writes to a program's memory before it runs, as `execve` does.

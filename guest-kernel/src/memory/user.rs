@@ -372,6 +372,20 @@ impl UserReader {
         unsafe { self.read_raw(target.as_mut_ptr(), target.len()) }
     }
 
+    /// Appends up to `len` bytes to a list, as far as it has room; returns how much that was.
+    ///
+    /// # Errors
+    /// As for [`Self::read_raw`].
+    pub fn read_to_vec(&mut self, target: &mut Vec<u8>, len: usize) -> Result<usize> {
+        let old = target.len();
+        let len = len.min(target.capacity() - old);
+        // SAFETY: the list has room for `len` bytes behind those that it holds.
+        let count = unsafe { self.read_raw(target.as_mut_ptr().add(old), len)? };
+        // SAFETY: `count` more bytes were just written.
+        unsafe { target.set_len(old + count) };
+        Ok(count)
+    }
+
     /// Copies into a frame from `offset`, as far as it reaches; returns how much that was.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ impl Loan {
 
 impl Process {
     /// Changes parent, with the table's lock held.
-    fn set_parent(&self, parent: Pid) {
+    pub fn set_parent(&self, parent: Pid, _table: &table::Table) {
         self.parent.store(parent, Ordering::Relaxed);
     }
 }
@@ -87,23 +87,33 @@ pub fn exit_thread(exit: Exit) -> ! {
     }
     drop((files, fs));
     me.ended_ticks.fetch_add(me.task.ticks(), Ordering::Relaxed);
+    // Once it is no longer among the threads, others may end the process and free its memory.
+    let resident_peak = me.memory().resident().1;
+    crate::memory::space::leave();
     let (last, gone) = {
+        // Both at once: a thread that calls `execve` takes over the process's id when it is alone, and whoever
+        // waits for the process finds no thread by its id afterwards.
+        let mut table = table::lock();
         let mut life = me.life.lock();
         let at = life.threads.iter().position(|thread| thread.tid() == me.tid());
         let gone = at.map(|at| life.threads.remove(at));
         if life.threads.is_empty() {
             life.last = (*me.name.lock(), me.credentials());
         }
-        (life.threads.is_empty(), gone)
+        (life.threads.is_empty(), (gone, table.remove_thread(me.tid())))
     };
+    if last && me.pid == FIRST {
+        // Another thread was there a moment ago, and has ended, too.
+        let exit = me.life.lock().exit.unwrap_or(exit);
+        end_machine(exit);
+    }
     if last {
-        finish(&me.process, exit);
+        finish(&me.process, exit, resident_peak);
     } else {
         me.child_events.wake_all();
         crate::process::retarget(&me.process);
     }
-    let removed = table::lock().remove_thread(me.tid());
-    drop((gone, removed));
+    drop(gone);
     crate::sched::run::exit()
 }
 
@@ -132,13 +142,9 @@ pub fn lend(thread: &Thread) -> Arc<Loan> {
 }
 
 /// The last thread has ended.
-fn finish(process: &Arc<Process>, exit: Exit) {
+fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
     crate::fs::tty::job::leave(&super::JOBS, true);
-    let usage = Usage {
-        resident_peak: process.memory.share().map_or(0, |memory| memory.resident().1),
-        ..process.usage()
-    };
-    crate::memory::space::leave();
+    let usage = Usage { resident_peak, ..process.usage() };
     process.root.store(0, Ordering::Relaxed);
     let executing = process.program.lock().executing.take();
     // SAFETY: this was the last thread, and it does not go back to ring 3.
@@ -146,11 +152,14 @@ fn finish(process: &Arc<Process>, exit: Exit) {
         unsafe { (process.memory.replace(None), process.actions.replace(None)) };
     drop((memory, actions, executing));
 
+    crate::fs::locks::process_ended(process.pid);
+    crate::ipc::process_ended(process.pid);
+
     let table = table::lock();
     let orphans = core::mem::take(&mut *process.children.lock());
     let heir = heir_of(&table, process);
     for child in orphans.values() {
-        child.set_parent(heir.as_ref().map_or(INIT, |heir| heir.pid));
+        child.set_parent(heir.as_ref().map_or(INIT, |heir| heir.pid), &table);
         if let Some(heir) = &heir {
             heir.add_child(child.clone());
         }
@@ -175,7 +184,7 @@ fn finish(process: &Arc<Process>, exit: Exit) {
         match &heir {
             Some(heir) if child.is_zombie() => tell_of_end(&child, heir),
             Some(_) => {}
-            None if child.is_zombie() => drop(table::lock().remove_process(child.pid)),
+            None if child.is_zombie() => drop(table::lock().remove_process(&child)),
             None => {}
         }
     }
@@ -189,7 +198,7 @@ fn finish(process: &Arc<Process>, exit: Exit) {
     match parent {
         Some(parent) => tell_of_end(process, &parent),
         // PID 1 waits for all its children at once.
-        None => drop(table::lock().remove_process(process.pid)),
+        None => drop(table::lock().remove_process(process)),
     }
 }
 

@@ -261,7 +261,7 @@ impl Process {
             return false;
         }
         let forgotten = children.remove(&child.pid);
-        let removed = table.remove_process(child.pid);
+        let removed = table.remove_process(child);
         drop(children);
         drop(table);
         drop((forgotten, removed));

@@ -79,16 +79,17 @@ pub fn send_to_process(process: &Process, information: Information) -> Result<()
     let Some(actions) = process.shared_actions() else { return Ok(()) };
     prepare(process, signal);
     let ignored = ignores(&actions.lock(), signal);
-    let threads = process.threads();
     let takes = |thread: &&Arc<Thread>| thread.signals.lock().mask & bit(signal) == 0;
-    if ignored && threads.first().is_none_or(|thread| takes(&thread)) {
+    if ignored && process.main_thread().is_none_or(|thread| takes(&&thread)) {
         return Ok(());
     }
     let room = process.pending.lock().add(information, limit(process));
     if !room && signal >= REAL_TIME && information.code != SI_USER {
         return Err(Errno::EAGAIN);
     }
-    // The first thread that does not block it; if all do, those who wait for it look.
+    // The first thread that does not block it; if all do, those who wait for it look. The signal is there before
+    // the threads are looked at: one that ends, or blocks it, from now on lets the others know (`retarget`).
+    let threads = process.threads();
     match threads.iter().find(takes) {
         Some(thread) => thread.notify(),
         None => threads.iter().for_each(|thread| thread.notify()),
@@ -157,6 +158,15 @@ pub fn retarget(process: &Process) {
         for thread in process.threads() {
             thread.notify();
         }
+    }
+}
+
+/// The running thread's mask was `before`: the signals that it was chosen for and blocks from now on are for
+/// others.
+pub fn mask_changed(before: u64) {
+    let me = current();
+    if me.signals.lock().mask & !before != 0 {
+        retarget(&me.process);
     }
 }
 

@@ -145,13 +145,13 @@ impl Table {
         Some(thread)
     }
 
-    /// A process was waited for.
-    pub fn remove_process(&mut self, pid: Pid) -> Option<Arc<Process>> {
-        let slot = self.slots.get_mut(&pid)?;
-        let process = slot.process.take()?;
+    /// A process was waited for; `None` if another was quicker.
+    pub fn remove_process(&mut self, process: &Arc<Process>) -> Option<Arc<Process>> {
+        let slot = self.slots.get_mut(&process.pid)?;
+        let process = slot.process.take_if(|own| Arc::ptr_eq(own, process))?;
         self.processes -= 1;
         if slot.thread.is_none() {
-            self.slots.remove(&pid);
+            self.slots.remove(&process.pid);
         }
         Some(process)
     }

@@ -96,7 +96,8 @@ impl Jobs for AllJobs {
     }
 
     fn take_terminal(&self, session: Pid) {
-        for member in table::lock().session(session) {
+        let members = table::lock().session(session);
+        for member in members {
             member.set_terminal(None);
         }
     }

@@ -170,12 +170,13 @@ impl Thread {
 
     /// Whether something is to be done before it returns to ring 3.
     pub fn has_work(&self) -> bool {
-        self.work.load(Ordering::Relaxed)
+        self.work.load(Ordering::SeqCst)
     }
 
-    /// Begins with that; more may come meanwhile.
+    /// Begins with that; more may come meanwhile, from other vCPUs, too: what is looked at afterwards is no
+    /// older than the flag.
     pub fn take_work(&self) {
-        self.work.store(false, Ordering::Relaxed);
+        self.work.swap(false, Ordering::SeqCst);
     }
 
     /// Makes the thread look at its signals, wherever it is.

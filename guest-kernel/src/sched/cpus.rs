@@ -1,12 +1,14 @@
-//! The vCPUs beside the first: how they start, and where threads go.
+//! The vCPUs together: how those beside the first start, where threads go, and how one tells another.
 
 use super::run::{self, Task};
 use crate::arch::cpu::{self, Cpu, MAX_CPUS};
 use crate::arch::{TrapFrame, apic, entry, native, probe};
+use crate::errno::{Errno, Result};
 use crate::memory::frame::{self, Content};
+use crate::memory::{PhysAddr, usize_from};
 use crate::process::Thread;
 use airlock_abi::layout::CPU_START_PORT;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 /// Stack of the vCPU that is being started (guest-virtual), for `arch`'s entry code.
 pub static SECONDARY_STACK: AtomicU64 = AtomicU64::new(0);
@@ -18,50 +20,74 @@ const START_LIMIT: u64 = 1_000_000_000;
 
 static RUNNING: AtomicU32 = AtomicU32::new(1);
 
-/// vCPUs that run.
-pub fn running() -> u32 {
+/// vCPUs that run threads.
+#[inline]
+pub fn count() -> u32 {
     RUNNING.load(Ordering::Acquire)
 }
 
-/// vCPUs that threads run on.
-pub fn count() -> u32 {
-    1
+/// A block of frames as a stack: its top (guest-virtual).
+fn make_stack() -> Option<u64> {
+    let stack = frame::allocate_block(STACK_ORDER, Content::Overwritten)?;
+    Some(stack.to_pointer().expose_provenance() as u64 + (4096 << STACK_ORDER))
 }
 
-/// Starts the other vCPUs, one after the other; they idle until there is something for them.
-pub fn start_secondaries(count: u64) {
-    let count = u32::try_from(count).unwrap_or(u32::MAX).min(MAX_CPUS);
-    for index in 1..count {
-        let Some(stack) = frame::allocate_block(STACK_ORDER, Content::Overwritten) else {
-            crate::log!("vCPU {index}: no memory for its stack");
-            return;
-        };
-        let top = stack.to_pointer().expose_provenance() as u64 + (4096 << STACK_ORDER);
-        if cpu::prepare_secondary(index).is_none() {
-            return;
-        }
-        SECONDARY_STACK.store(top, Ordering::Release);
-        // SAFETY: the VMM starts the vCPU at the kernel's entry, where its stack waits.
-        unsafe { cpu::write_port(CPU_START_PORT, index) };
-        let start = crate::time::monotonic_ns();
-        while running() == index {
-            core::hint::spin_loop();
-            if crate::time::monotonic_ns() - start > START_LIMIT {
-                crate::log!("vCPU {index} does not start");
-                return;
-            }
+/// Starts the other vCPUs, one after the other; they wait for threads.
+pub fn start_secondaries(wanted: u64) {
+    let wanted = u32::try_from(wanted).unwrap_or(u32::MAX).min(MAX_CPUS);
+    let Some(stack) = make_stack() else {
+        crate::log!("no memory for a second vCPU");
+        return;
+    };
+    Cpu::current().idle_stack.store(stack, Ordering::Relaxed);
+    for index in 1..wanted {
+        if let Err(error) = start_secondary(index) {
+            crate::log!("vCPU {index} does not start: {error}");
+            break;
         }
     }
+    run::publish_load();
 }
 
-/// What a secondary vCPU does.
+fn start_secondary(index: u32) -> Result<()> {
+    run::prepare_queue(index)?;
+    let stack = make_stack().ok_or(Errno::ENOMEM)?;
+    cpu::prepare_secondary(index).ok_or(Errno::ENOMEM)?;
+    cpu::by_index(index).idle_stack.store(stack, Ordering::Relaxed);
+    SECONDARY_STACK.store(stack, Ordering::Release);
+    // SAFETY: the VMM starts the vCPU at the kernel's entry, where its stack waits.
+    unsafe { cpu::write_port(CPU_START_PORT, index) };
+    let start = crate::time::monotonic_ns();
+    while count() == index {
+        core::hint::spin_loop();
+        if crate::time::monotonic_ns() - start > START_LIMIT {
+            return Err(Errno::ETIMEDOUT);
+        }
+    }
+    Ok(())
+}
+
+/// What a secondary vCPU does: it waits for threads.
 pub fn secondary() -> ! {
     crate::boot::enable_features_on_secondary();
     apic::enable();
+    crate::memory::space::leave();
     RUNNING.fetch_add(1, Ordering::AcqRel);
-    loop {
-        cpu::wait_for_interrupt();
+    run::wait_for_thread()
+}
+
+/// Prepares the stack on which a vCPU waits when it has no thread; returns RSP for `switch_stacks`.
+pub fn stack_without_thread(cpu: &Cpu) -> u64 {
+    extern "C" fn begin() -> ! {
+        run::finish_switch();
+        run::wait_for_thread()
     }
+    // `switch_stacks` pops R15, R14, R13, R12, RBP, RBX and returns.
+    let words = [0, 0, 0, 0, 0, begin as *const () as u64, entry::thread_start as *const () as u64];
+    let rsp = cpu.idle_stack.load(Ordering::Relaxed) - size_of_val(&words) as u64;
+    // SAFETY: the stack is this vCPU's, and whoever was on it has left it for good.
+    unsafe { core::ptr::with_exposed_provenance_mut::<[u64; 7]>(usize_from(rsp)).write(words) };
+    rsp
 }
 
 /// Makes a thread look at its work soon if it is running.
@@ -77,11 +103,64 @@ pub fn notify(thread: &Thread) {
 }
 
 /// Makes a vCPU look at its queue and its work.
-pub fn interrupt(_cpu: u32) {}
+pub fn interrupt(cpu: u32) {
+    if cpu != Cpu::current().index() {
+        cpu::by_index(cpu).call();
+    }
+}
 
-/// The vCPU for a thread that becomes ready.
-pub fn choose(_task: &Task) -> u32 {
-    Cpu::current().index()
+/// The vCPU for a thread that becomes ready: the one that it was on, if that has nothing to do; else
+/// another that has not; else that with the least.
+pub fn choose(task: &Task) -> u32 {
+    let count = count();
+    let last = task.cpu();
+    if count == 1 {
+        return last;
+    }
+    let mut best = (u32::MAX, last);
+    for step in 0..count {
+        let cpu = (last + step) % count;
+        if task.allows(cpu) {
+            let load = run::load(cpu);
+            if load == 0 {
+                return cpu;
+            }
+            if load < best.0 {
+                best = (load, cpu);
+            }
+        }
+    }
+    best.1
+}
+
+/// A vCPU that has nothing to do and may run the thread.
+pub fn idle(task: &Task) -> Option<u32> {
+    (0..count()).find(|&cpu| run::load(cpu) == 0 && task.allows(cpu))
+}
+
+/// Lets the other vCPUs that have an address space loaded forget its translations, and waits until they
+/// have: afterwards no processor uses what the tables said before. It is a barrier for their memory
+/// accesses, too.
+pub fn forget(root: PhysAddr) {
+    // Tables first, then who uses them; whoever begins to use them does it in the other order.
+    fence(Ordering::SeqCst);
+    let here = Cpu::current().index();
+    let count = count();
+    let uses = |index: &u32| *index != here && cpu::by_index(*index).uses(root);
+    let mut asked = [0_u64; MAX_CPUS as usize / 64 + 1];
+    for index in (0..count).filter(uses) {
+        cpu::by_index(index).ask_to_forget();
+        asked[index as usize / 64] |= 1 << (index % 64);
+    }
+    for index in 0..count {
+        if asked[index as usize / 64] >> (index % 64) & 1 != 0 {
+            let cpu = cpu::by_index(index);
+            let number = cpu.asked_so_far();
+            while !cpu.has_forgotten(number) {
+                cpu::relax();
+            }
+        }
+    }
 }
 
 /// A thread runs for the first time.

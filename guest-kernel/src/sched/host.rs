@@ -24,3 +24,11 @@ pub fn wait<T>(
         std::thread::yield_now();
     }
 }
+
+/// Waits until the condition gives a value.
+///
+/// # Errors
+/// None.
+pub fn wait_killable<T>(queue: &WaitQueue, condition: impl FnMut() -> Option<T>) -> Result<T> {
+    wait(&[queue], None, condition)?.ok_or(Errno::EINTR)
+}

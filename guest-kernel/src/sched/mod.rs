@@ -24,7 +24,7 @@ mod waiting;
 pub mod watch;
 
 #[cfg(not(target_os = "none"))]
-pub use host::wait;
+pub use host::{wait, wait_killable};
 pub use queue::WaitQueue;
 #[cfg(target_os = "none")]
-pub use waiting::{wait, wait_killable};
+pub use waiting::{wait, wait_in_any_case, wait_killable};

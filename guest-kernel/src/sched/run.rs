@@ -9,7 +9,13 @@
 //! somewhere, and its wake-up is then no more than a change of its state.
 //!
 //! The queue's lock is held from the decision to switch until the next thread runs on its own stack:
-//! so nobody finds a thread in a queue whose registers are not saved yet.
+//! so nobody finds a thread in a queue whose registers are not saved yet. And a thread's vCPU is changed
+//! from one to another only with the lock of the first one's queue held: whoever has that lock and finds a
+//! sleeping thread to be of this vCPU knows whether it is on its stack.
+//!
+//! A thread that becomes ready goes to the vCPU that it ran on last, or to one with less to do
+//! ([`super::cpus`]); a vCPU with nothing to do looks for threads in the queues of others. A vCPU that
+//! must give up its last thread to another has a stack on which it waits without one.
 
 #[cfg(target_os = "none")]
 use crate::errno::Result;
@@ -151,16 +157,23 @@ impl Task {
         [0, 1, 2, 3].map(|word: usize| self.affinity[word].load(Ordering::Relaxed))
     }
 
-    /// Changes that; takes effect when it is next put into a queue.
+    /// Changes that; [`settle`] makes it hold.
     pub fn set_affinity(&self, mask: [u64; 4]) {
         for (word, value) in self.affinity.iter().zip(mask) {
-            word.store(value, Ordering::Relaxed);
+            word.store(value, Ordering::SeqCst);
         }
+    }
+
+    /// Whether it may run on a vCPU.
+    pub fn allows(&self, cpu: u32) -> bool {
+        let [index, ..] = (cpu >> 6).to_le_bytes();
+        let word = self.affinity.get(usize::from(index));
+        word.is_some_and(|word| word.load(Ordering::Relaxed) >> (cpu & 63) & 1 != 0)
     }
 
     /// The vCPU that it runs on, or ran on last.
     pub fn cpu(&self) -> u32 {
-        self.cpu.load(Ordering::Relaxed)
+        self.cpu.load(Ordering::SeqCst)
     }
 
     /// Whether it waits for something.
@@ -298,6 +311,7 @@ mod hardware {
     use crate::errno::{Errno, Result};
     use crate::memory::{PhysAddr, usize_from};
     use crate::process::{self, current};
+    use crate::sched::cpus;
     use crate::sched::stack::KernelStack;
     use crate::sync::{SpinLock, SpinLockGuard};
     use crate::time::{self, timers};
@@ -305,7 +319,7 @@ mod hardware {
     use alloc::sync::Arc;
     use core::cell::UnsafeCell;
     use core::cmp::Reverse;
-    use core::sync::atomic::{AtomicU64, Ordering};
+    use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
     /// What the processor holds of a thread while it runs.
     pub struct Saved(UnsafeCell<Registers>);
@@ -381,6 +395,10 @@ mod hardware {
         programmed: u64,
         /// A thread that has ended, whose stack was in use until now.
         dead: Option<Arc<Thread>>,
+        /// A thread that shall run on another vCPU, whose stack was in use until now.
+        leaving: Option<Arc<Thread>>,
+        /// Nothing runs: the vCPU halts, or is about to.
+        idle: bool,
         /// Switches so far.
         switches: u64,
     }
@@ -396,9 +414,14 @@ mod hardware {
             slice_end: NEVER,
             programmed: NEVER,
             dead: None,
+            leaving: None,
+            idle: false,
             switches: 0,
         })
     }; MAX_CPUS as usize];
+
+    /// How many threads run on each vCPU or wait in its queue, to be looked at without its lock.
+    static LOADS: [AtomicU32; MAX_CPUS as usize] = [const { AtomicU32::new(0) }; MAX_CPUS as usize];
 
     /// Threads that exist: every queue has room for all of them.
     static THREADS: AtomicU64 = AtomicU64::new(1);
@@ -411,8 +434,13 @@ mod hardware {
         queue_of(Cpu::current().index()).lock()
     }
 
+    /// How many threads run on a vCPU or wait in its queue.
+    pub fn load(cpu: u32) -> u32 {
+        LOADS[cpu as usize].load(Ordering::SeqCst)
+    }
+
     impl Queue {
-        fn add(&mut self, thread: Arc<Thread>) {
+        fn add(&mut self, thread: Arc<Thread>, cpu: u32) {
             let task = &thread.task;
             let (class, mut time) = order(task);
             if class == FAIR {
@@ -422,23 +450,78 @@ mod hardware {
             self.added += 1;
             // Room was reserved when the thread was made.
             self.ready.push(Ready { order: Reverse((class, time, self.added)), thread });
+            self.publish(cpu);
         }
 
-        fn take(&mut self) -> Option<Arc<Thread>> {
+        fn take(&mut self, cpu: u32) -> Option<Arc<Thread>> {
             let Ready { order: Reverse((class, time, _)), thread } = self.ready.pop()?;
             if class == FAIR {
                 self.least_time = self.least_time.max(time);
             }
+            self.publish(cpu);
             Some(thread)
+        }
+
+        /// Takes out the first thread that satisfies the condition.
+        fn take_which(&mut self, cpu: u32, fits: impl Fn(&Thread) -> bool) -> Option<Arc<Thread>> {
+            let fitting = self.ready.iter().filter(|ready| fits(&ready.thread));
+            let Reverse(wanted) = fitting.max().map(|ready| Reverse(ready.order.0))?;
+            let mut list = core::mem::take(&mut self.ready).into_vec();
+            let at = list.iter().position(|ready| ready.order.0 == wanted);
+            let taken = at.map(|at| list.swap_remove(at).thread);
+            self.ready = BinaryHeap::from(list);
+            self.publish(cpu);
+            taken
+        }
+
+        /// Tells other vCPUs how much there is to do, if there are any.
+        fn publish(&self, cpu: u32) {
+            if cpus::count() > 1 {
+                let waiting = u32::try_from(self.ready.len()).unwrap_or(u32::MAX);
+                let load = waiting.saturating_add((!self.idle).into());
+                LOADS[cpu as usize].store(load, Ordering::SeqCst);
+            }
+        }
+
+        fn set_idle(&mut self, idle: bool, cpu: u32) {
+            if self.idle != idle {
+                self.idle = idle;
+                self.publish(cpu);
+            }
+        }
+
+        /// A thread goes from this vCPU to another: the time that it ran counts from what is least here, as
+        /// the times of two queues say nothing to each other.
+        fn leave(&self, task: &Task, to: u32) {
+            let time = task.virtual_time.load(Ordering::Relaxed).saturating_sub(self.least_time);
+            task.virtual_time.store(time, Ordering::Relaxed);
+            task.cpu.store(to, Ordering::SeqCst);
+        }
+
+        /// A thread that has left another arrives.
+        fn arrive(&self, task: &Task) {
+            let time = task.virtual_time.load(Ordering::Relaxed).saturating_add(self.least_time);
+            task.virtual_time.store(time, Ordering::Relaxed);
         }
 
         /// Programs the local timer for what comes first: a kernel timer, or the end of a slice.
         fn program(&mut self) {
-            let wanted = timers::next().unwrap_or(NEVER).min(if self.ready.is_empty() {
-                NEVER
+            let timer = timers::next().unwrap_or(NEVER);
+            self.program_for(timer);
+        }
+
+        /// The same, where some vCPU's local timer is programmed for the kernel timers already.
+        fn program_slice(&mut self) {
+            if cpus::count() == 1 {
+                self.program();
             } else {
-                self.slice_end
-            });
+                self.program_for(NEVER);
+            }
+        }
+
+        fn program_for(&mut self, timer: u64) {
+            let slice = if self.ready.is_empty() { NEVER } else { self.slice_end };
+            let wanted = timer.min(slice);
             if wanted < self.programmed {
                 self.programmed = wanted;
                 apic::set_timer(wanted.saturating_sub(time::monotonic_ns()).max(1));
@@ -451,23 +534,39 @@ mod hardware {
             } else {
                 time::monotonic_ns() + super::slice_ns()
             };
-            self.program();
+            self.program_slice();
         }
     }
 
-    /// Makes room for one more thread in every queue.
+    /// Makes room for one more thread in every queue, and counts it.
     ///
     /// # Errors
     /// ENOMEM.
     pub fn reserve() -> Result<()> {
-        let count = THREADS.load(Ordering::Relaxed) + 1;
-        for cpu in 0..super::super::cpus::count() {
-            let mut queue = queue_of(cpu).lock();
-            let more = usize_from(count).saturating_sub(queue.ready.len());
-            queue.ready.try_reserve(more).map_err(|_| Errno::ENOMEM)?;
+        let count = THREADS.fetch_add(1, Ordering::Relaxed) + 1;
+        for cpu in 0..cpus::count() {
+            reserve_on(cpu, count).inspect_err(|_| release())?;
         }
-        THREADS.store(count, Ordering::Relaxed);
         Ok(())
+    }
+
+    fn reserve_on(cpu: u32, count: u64) -> Result<()> {
+        let mut queue = queue_of(cpu).lock();
+        let more = usize_from(count).saturating_sub(queue.ready.len());
+        queue.ready.try_reserve(more).map_err(|_| Errno::ENOMEM)
+    }
+
+    /// Prepares the queue of a vCPU that is about to run threads.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn prepare_queue(cpu: u32) -> Result<()> {
+        reserve_on(cpu, THREADS.load(Ordering::Relaxed))
+    }
+
+    /// Says that this vCPU has a thread, once there are others to tell.
+    pub fn publish_load() {
+        own_queue().publish(Cpu::current().index());
     }
 
     /// A thread is gone, or was not made after all.
@@ -489,11 +588,71 @@ mod hardware {
         let mut queue = own_queue();
         if !queue.ready.is_empty() && time::monotonic_ns() >= queue.slice_end {
             queue.slice_end = NEVER;
-            if !matches!(current().task.policy(), Policy::Fifo(_)) {
+            if !process::exists() || !matches!(current().task.policy(), Policy::Fifo(_)) {
                 Cpu::current().request_switch();
             }
         }
         queue.program();
+    }
+
+    /// Another vCPU may have put a thread into this one's queue.
+    pub fn look_at_queue() {
+        let mut queue = own_queue();
+        if !queue.ready.is_empty() && queue.slice_end == NEVER {
+            queue.begin_slice();
+        }
+    }
+
+    /// Locks the queue of the vCPU that a thread is of.
+    fn queue_of_task(task: &Task) -> (SpinLockGuard<'static, Queue>, u32) {
+        loop {
+            let cpu = task.cpu();
+            let queue = queue_of(cpu).lock();
+            if task.cpu() == cpu {
+                return (queue, cpu);
+            }
+        }
+    }
+
+    /// Puts a thread, which has left the vCPU that it was of, into the queue of the one that it is of now.
+    fn admit(thread: Arc<Thread>) {
+        let cpu = thread.task.cpu();
+        let queue = queue_of(cpu).lock();
+        queue.arrive(&thread.task);
+        insert(queue, thread, cpu);
+    }
+
+    /// Puts a thread into the queue of a vCPU, and lets that know.
+    fn insert(mut queue: SpinLockGuard<'static, Queue>, thread: Arc<Thread>, cpu: u32) {
+        let target = cpu::by_index(cpu);
+        let task: *const Task = &raw const thread.task;
+        queue.add(thread, cpu);
+        // SAFETY: the queue, whose lock is held, keeps the thread.
+        let task = unsafe { &*task };
+        let running = target.thread.load(Ordering::Relaxed);
+        // One that has run longer makes room; how much longer keeps pairs from switching all the time.
+        let ahead = running.is_null() || {
+            // SAFETY: the running thread is alive as long as it runs, which our lock keeps it doing.
+            let running = unsafe { &(*running).task };
+            let (class, time) = order(task);
+            running.state.load(Ordering::Relaxed) != RUNNABLE
+                || (class, time.saturating_add(crate::time::frequency_khz())) < order(running)
+        };
+        let here = cpu == Cpu::current().index();
+        if ahead {
+            target.request_switch();
+        } else if queue.slice_end == NEVER && here {
+            queue.begin_slice();
+        }
+        // One that fell idle meanwhile did not see the thread.
+        let helper = if cpus::count() > 1 && load(cpu) > 1 { cpus::idle(task) } else { None };
+        drop(queue);
+        if !here {
+            cpus::interrupt(cpu);
+        }
+        if let Some(helper) = helper {
+            cpus::interrupt(helper);
+        }
     }
 
     /// Lets a sleeping thread run.
@@ -502,8 +661,7 @@ mod hardware {
         if task.state.load(Ordering::SeqCst) != SLEEPING {
             return;
         }
-        let cpu = task.cpu.load(Ordering::Relaxed);
-        let mut queue = queue_of(cpu).lock();
+        let (mut queue, cpu) = queue_of_task(task);
         if task.state.compare_exchange(SLEEPING, RUNNABLE, Ordering::SeqCst, Ordering::SeqCst)
             != Ok(SLEEPING)
         {
@@ -512,68 +670,108 @@ mod hardware {
         let target = cpu::by_index(cpu);
         if core::ptr::eq(target.thread.load(Ordering::Relaxed), thread) {
             // It has not left its vCPU, which halts for it or is about to look again.
+            queue.set_idle(false, cpu);
+            if !task.allows(cpu) {
+                target.request_switch();
+            }
             drop(queue);
             if cpu != Cpu::current().index() {
-                super::super::cpus::interrupt(cpu);
+                cpus::interrupt(cpu);
             }
             return;
         }
-        queue.add(thread.to_arc());
-        // SAFETY: the running thread is alive as long as it runs, which our lock keeps it doing.
-        let running = unsafe { &(*target.thread.load(Ordering::Relaxed)).task };
-        // One that has run longer makes room; how much longer keeps pairs from switching all the time.
-        let (class, time) = order(task);
-        let ahead = running.state.load(Ordering::Relaxed) != RUNNABLE
-            || (class, time.saturating_add(crate::time::frequency_khz())) < order(running);
-        if ahead {
-            target.request_switch();
-        } else if queue.slice_end == NEVER && cpu == Cpu::current().index() {
-            queue.begin_slice();
+        let chosen = cpus::choose(task);
+        if chosen == cpu {
+            insert(queue, thread.to_arc(), cpu);
+        } else {
+            let thread = thread.to_arc();
+            queue.leave(task, chosen);
+            drop(queue);
+            admit(thread);
         }
-        drop(queue);
-        if cpu != Cpu::current().index() {
-            super::super::cpus::interrupt(cpu);
+    }
+
+    /// A thread for this vCPU out of another's queue.
+    fn steal() -> Option<Arc<Thread>> {
+        let here = Cpu::current().index();
+        let count = cpus::count();
+        for step in 1..count {
+            let cpu = (here + step) % count;
+            if load(cpu) < 2 {
+                continue;
+            }
+            let mut queue = queue_of(cpu).lock();
+            if let Some(thread) = queue.take_which(cpu, |thread| thread.task.allows(here)) {
+                queue.leave(&thread.task, here);
+                return Some(thread);
+            }
         }
+        None
+    }
+
+    /// Finds something to do for this vCPU; else says that there is nothing, programs the timer, and
+    /// gives up the lock of the queue.
+    fn next_or_idle(
+        mut queue: SpinLockGuard<'static, Queue>,
+    ) -> Option<(SpinLockGuard<'static, Queue>, Arc<Thread>)> {
+        let here = Cpu::current().index();
+        if let Some(next) = queue.take(here) {
+            return Some((queue, next));
+        }
+        queue.slice_end = NEVER;
+        if cpus::count() > 1 {
+            // First the word that nothing runs here, then the look: whoever adds a thread elsewhere does it in
+            // the other order, and one of the two sees the other.
+            queue.set_idle(true, here);
+            drop(queue);
+            if let Some(thread) = steal() {
+                let mut queue = own_queue();
+                queue.arrive(&thread.task);
+                queue.add(thread, here);
+                let next = queue.take(here)?;
+                return Some((queue, next));
+            }
+        } else {
+            queue.program_slice();
+        }
+        None
     }
 
     /// A thread's policy has changed: so may its place among those that are ready.
     pub fn reorder(thread: &Thread) {
-        let cpu = thread.task.cpu.load(Ordering::Relaxed);
-        let mut queue = queue_of(cpu).lock();
-        let mut moved = None;
-        queue.ready.retain(|ready| {
-            let other = !core::ptr::eq(&raw const *ready.thread, thread);
-            if !other {
-                moved = Some(ready.thread.clone());
-            }
-            other
-        });
-        if let Some(thread) = moved {
-            queue.add(thread);
+        let (mut queue, cpu) = queue_of_task(&thread.task);
+        if let Some(thread) = queue.take_which(cpu, |one| core::ptr::eq(one, thread)) {
+            queue.add(thread, cpu);
         }
         cpu::by_index(cpu).request_switch();
         drop(queue);
-        if cpu != Cpu::current().index() {
-            super::super::cpus::interrupt(cpu);
-        }
+        cpus::interrupt(cpu);
     }
 
     /// Waits, after [`super::prepare_to_sleep`], until someone wakes the running thread.
     pub fn block() {
+        crate::sync::expect_none_held();
         let me = current();
         loop {
             let mut queue = own_queue();
             if me.task.state.load(Ordering::SeqCst) != SLEEPING {
+                queue.set_idle(false, Cpu::current().index());
                 return;
             }
-            if let Some(next) = queue.take() {
+            if let Some((mut queue, next)) = next_or_idle(queue) {
+                // The lock was perhaps given up meanwhile.
+                if me.task.state.load(Ordering::SeqCst) != SLEEPING {
+                    queue.add(next, Cpu::current().index());
+                    queue.set_idle(false, Cpu::current().index());
+                    if queue.slice_end == NEVER {
+                        queue.begin_slice();
+                    }
+                    return;
+                }
                 me.task.switches[0].fetch_add(1, Ordering::Relaxed);
-                switch(queue, next);
+                switch(queue, Some(next));
                 return;
             }
-            queue.slice_end = NEVER;
-            queue.program();
-            drop(queue);
             halt(&me.task);
         }
     }
@@ -585,71 +783,113 @@ mod hardware {
         task.begin_turn();
     }
 
+    /// What a vCPU does on the stack that it has for the time without a thread.
+    pub fn wait_for_thread() -> ! {
+        crate::arch::native::resume_if_used();
+        loop {
+            if let Some((queue, next)) = next_or_idle(own_queue()) {
+                switch(queue, Some(next));
+            }
+            cpu::wait_for_interrupt();
+        }
+    }
+
     /// Gives the others a turn (`sched_yield`): goes behind all of its class.
     pub fn yield_now() {
         let mut queue = own_queue();
+        let here = Cpu::current().index();
         let me = current();
         me.task.end_turn();
         me.task.begin_turn();
         let last = queue.ready.iter().map(|ready| ready.order.0.1).max().unwrap_or(0);
         let time = me.task.virtual_time.load(Ordering::Relaxed).max(last);
         me.task.virtual_time.store(time, Ordering::Relaxed);
-        let Some(next) = queue.take() else { return };
-        queue.add(me.to_arc());
+        let Some(next) = queue.take(here) else { return };
+        queue.add(me.to_arc(), here);
         me.task.switches[0].fetch_add(1, Ordering::Relaxed);
-        switch(queue, next);
+        switch(queue, Some(next));
     }
 
-    /// Lets another thread run if it has run less than the running one, on the way back to ring 3.
+    /// Lets another thread run if it has run less than the running one, on the way back to ring 3; or
+    /// lets the running one go to another vCPU, if it may not stay.
     pub fn preempt() {
+        crate::sync::expect_none_held();
         let mut queue = own_queue();
+        let here = Cpu::current().index();
         let me = current();
         me.task.end_turn();
         me.task.begin_turn();
-        let Some(next) = queue.take() else { return };
+        if cpus::count() > 1 && !me.task.allows(here) {
+            me.task.switches[1].fetch_add(1, Ordering::Relaxed);
+            queue.leaving = Some(me.to_arc());
+            let next = queue.take(here);
+            if next.is_none() {
+                queue.slice_end = NEVER;
+            }
+            switch(queue, next);
+            return;
+        }
+        let Some(next) = queue.take(here) else { return };
         if order(&me.task) < order(&next.task) {
-            queue.add(next);
+            queue.add(next, here);
             queue.begin_slice();
             return;
         }
-        queue.add(me.to_arc());
+        queue.add(me.to_arc(), here);
         me.task.switches[1].fetch_add(1, Ordering::Relaxed);
-        switch(queue, next);
+        switch(queue, Some(next));
+    }
+
+    /// Makes a changed affinity hold: the thread runs on another vCPU if it may not stay where it is.
+    pub fn settle(thread: &Thread) {
+        let task = &thread.task;
+        let (mut queue, cpu) = queue_of_task(task);
+        if task.allows(cpu) {
+            return;
+        }
+        let target = cpu::by_index(cpu);
+        if core::ptr::eq(target.thread.load(Ordering::Relaxed), thread) {
+            target.request_switch();
+            drop(queue);
+            if cpu != Cpu::current().index() {
+                cpus::interrupt(cpu);
+            }
+        } else if let Some(thread) = queue.take_which(cpu, |one| core::ptr::eq(one, thread)) {
+            queue.leave(task, cpus::choose(task));
+            drop(queue);
+            admit(thread);
+        }
+        // One that sleeps, or is on its way to a queue, is looked at when it is woken or runs.
     }
 
     /// The running thread ends: it is never seen again.
     pub fn exit() -> ! {
         let me = current();
         release();
+        me.task.state.store(DEAD, Ordering::SeqCst);
         loop {
-            let mut queue = own_queue();
-            me.task.state.store(DEAD, Ordering::SeqCst);
-            if let Some(next) = queue.take() {
+            if let Some((mut queue, next)) = next_or_idle(own_queue()) {
                 queue.dead = Some(me.to_arc());
-                switch(queue, next);
-            } else {
-                queue.slice_end = NEVER;
-                queue.program();
-                drop(queue);
-                halt(&me.task);
+                switch(queue, Some(next));
             }
+            halt(&me.task);
         }
     }
 
     /// Puts a new thread into a queue.
     pub fn start(thread: Arc<Thread>) {
-        let cpu = super::super::cpus::choose(&thread.task);
-        thread.task.cpu.store(cpu, Ordering::Relaxed);
-        let mut queue = queue_of(cpu).lock();
-        queue.add(thread);
-        if cpu == Cpu::current().index() {
+        let here = Cpu::current().index();
+        let cpu = cpus::choose(&thread.task);
+        if cpu == here {
+            thread.task.cpu.store(cpu, Ordering::SeqCst);
+            let mut queue = own_queue();
+            queue.add(thread, cpu);
             if queue.slice_end == NEVER {
                 queue.begin_slice();
             }
         } else {
-            cpu::by_index(cpu).request_switch();
-            drop(queue);
-            super::super::cpus::interrupt(cpu);
+            own_queue().leave(&thread.task, cpu);
+            admit(thread);
         }
     }
 
@@ -684,25 +924,81 @@ mod hardware {
         thread.task.begin_turn();
     }
 
-    /// Leaves the running thread for another. Returns when it runs again.
-    fn switch(mut queue: SpinLockGuard<'static, Queue>, next: Arc<Thread>) {
+    /// Leaves the running thread, if there is one, for another, or for the stack without one. Returns when
+    /// it runs again.
+    fn switch(mut queue: SpinLockGuard<'static, Queue>, next: Option<Arc<Thread>>) {
         let cpu = Cpu::current();
-        // Not `current`, which changes on the way.
-        let running = current();
-        let me: *const Thread = &raw const *running;
-        // SAFETY: the vCPU's reference, which is given up below, keeps it alive until then.
-        let task = unsafe { &(*me).task };
+        let me = cpu.thread.load(Ordering::Relaxed).cast_const();
         queue.switches += 1;
-        task.end_turn();
-        let dead = task.state.load(Ordering::Relaxed) == DEAD;
-        next.task.cpu.store(cpu.index(), Ordering::Relaxed);
-        next.task.begin_turn();
-        queue.begin_slice();
-        // SAFETY: the running thread's registers are this vCPU's alone; those of the next are not in
-        // use, since it came out of the queue that we hold the lock of.
-        let (mine, theirs) =
-            unsafe { (&mut *task.machine.0.get(), &mut *next.task.machine.0.get()) };
-        if !dead {
+        queue.set_idle(next.is_none(), cpu.index());
+        // Where ring 0 is interpreted, all that needs no privilege comes first.
+        if !me.is_null() {
+            // SAFETY: the vCPU's reference keeps it alive.
+            unsafe { &(*me).task }.end_turn();
+        }
+        if let Some(next) = &next {
+            next.task.begin_turn();
+            queue.begin_slice();
+        }
+        let next = match next {
+            Some(next) => take_over(cpu, next),
+            None => {
+                cpu.thread.store(core::ptr::null_mut(), Ordering::SeqCst);
+                core::ptr::null()
+            }
+        };
+        core::mem::forget(queue);
+        let mut unused = 0;
+        let save = if me.is_null() { &raw mut unused } else { save_running(me) };
+        let load = if next.is_null() {
+            // The thread that leaves may free its address space as soon as it runs elsewhere.
+            // SAFETY: the linked tables map the kernel like every other root.
+            unsafe { cpu.set_root(crate::boot::kernel_root()) };
+            cpus::stack_without_thread(cpu)
+        } else {
+            load_next(cpu, next)
+        };
+        if !me.is_null() {
+            // SAFETY: the reference that the vCPU held; the process table, the queue, or the list of a
+            // dead thread holds another.
+            drop(unsafe { Arc::from_raw(me) });
+        }
+        // SAFETY: the other stack was left by this function, or prepared by `prepare`.
+        unsafe { entry::switch_stacks(save, load) };
+        // The switch was interpreted; what follows need not be.
+        crate::arch::native::resume_if_used();
+        finish_switch();
+    }
+
+    /// Makes a thread the one that runs here; returns where it is, as the vCPU has its reference now.
+    fn take_over(cpu: &Cpu, next: Arc<Thread>) -> *const Thread {
+        let pointer = Arc::into_raw(next).cast_mut();
+        // SAFETY: the vCPU's reference keeps it alive.
+        let next = unsafe { &*pointer };
+        // SAFETY: the registers are not in use, since the thread came out of the queue that we hold the
+        // lock of.
+        let stack = unsafe { &(*next.task.machine.0.get()).stack };
+        let top = stack.as_ref().map_or_else(process::first_stack_top, KernelStack::top);
+        cpu.set_kernel_stack(top);
+        cpu.thread.store(pointer, Ordering::SeqCst);
+        cpu.take_work();
+        // Whoever has work for it notes that, and then looks where it runs.
+        if next.has_work() {
+            cpu.request_work();
+        }
+        if cpus::count() > 1 && !next.task.allows(cpu.index()) {
+            cpu.request_switch();
+        }
+        pointer
+    }
+
+    /// Saves what the processor holds of the running thread; returns where its RSP goes.
+    fn save_running(me: *const Thread) -> *mut u64 {
+        // SAFETY: the vCPU's reference keeps it alive.
+        let task = unsafe { &(*me).task };
+        // SAFETY: the running thread's registers are this vCPU's alone.
+        let mine = unsafe { &mut *task.machine.0.get() };
+        if task.state.load(Ordering::Relaxed) != DEAD {
             // SAFETY: both registers exist on every x86-64 processor.
             unsafe {
                 mine.fs_base = read_msr(msr::FS_BASE);
@@ -714,8 +1010,21 @@ mod hardware {
                 None => mine.fpu = fpu::State::save().ok(),
             }
         }
-        let root = next.process.root();
-        if root != cpu.root() && root != PhysAddr(0) {
+        &raw mut mine.rsp
+    }
+
+    /// Gives the processor to a thread, up to its stack; returns its RSP.
+    fn load_next(cpu: &Cpu, next: *const Thread) -> u64 {
+        // SAFETY: the vCPU's reference keeps it alive.
+        let next = unsafe { &*next };
+        // SAFETY: the registers are not in use, since the thread came out of the queue whose lock is held.
+        let theirs = unsafe { &*next.task.machine.0.get() };
+        // Never the root of someone who does not run here: it may be freed as soon as nobody runs with it.
+        let root = match next.process.root() {
+            PhysAddr(0) => crate::boot::kernel_root(),
+            root => root,
+        };
+        if root != cpu.root() {
             // SAFETY: the root maps the kernel; the next thread's process keeps it while it runs.
             unsafe { cpu.set_root(root) };
         }
@@ -727,25 +1036,7 @@ mod hardware {
         if let Some(state) = &theirs.fpu {
             state.restore_saved();
         }
-        let top = theirs.stack.as_ref().map_or_else(process::first_stack_top, KernelStack::top);
-        cpu.set_kernel_stack(top);
-        cpu.take_work();
-        if next.has_work() {
-            cpu.request_work();
-        }
-        let load = theirs.rsp;
-        // The vCPU takes over the reference to the next thread, and gives up that to this one, which
-        // whoever wants it to go on holds.
-        cpu.thread.store(Arc::into_raw(next).cast_mut(), Ordering::Relaxed);
-        // SAFETY: the reference that the vCPU held; the process table, the queue, or the list of a
-        // dead thread holds another.
-        drop(unsafe { Arc::from_raw(me) });
-        core::mem::forget(queue);
-        // SAFETY: the other stack was left by this function, or prepared by `prepare`.
-        unsafe { entry::switch_stacks(&raw mut mine.rsp, load) };
-        finish_switch();
-        // The switch was interpreted; what follows need not be.
-        crate::arch::native::resume_if_used();
+        theirs.rsp
     }
 
     /// First thing on the new stack: others may use the queue again.
@@ -754,13 +1045,20 @@ mod hardware {
         // SAFETY: whoever switched here forgot the guard, and we are its heir.
         let mut queue = unsafe { lock.inherit() };
         let dead = queue.dead.take();
+        let leaving = queue.leaving.take();
+        if let Some(thread) = &leaving {
+            queue.leave(&thread.task, cpus::choose(&thread.task));
+        }
         drop(queue);
         drop(dead);
+        if let Some(thread) = leaving {
+            admit(thread);
+        }
     }
 
     /// Switches so far, on all vCPUs.
     pub fn switches() -> u64 {
-        (0..super::super::cpus::count()).map(|cpu| queue_of(cpu).lock().switches).sum()
+        (0..cpus::count()).map(|cpu| queue_of(cpu).lock().switches).sum()
     }
 }
 

@@ -62,6 +62,28 @@ pub fn wait_killable<T>(queue: &WaitQueue, condition: impl FnMut() -> Option<T>)
     result?.ok_or(Errno::EINTR)
 }
 
+/// Sleeps until the condition gives a value, whatever happens: for what ends by itself.
+pub fn wait_in_any_case<T>(queue: &WaitQueue, mut condition: impl FnMut() -> Option<T>) -> T {
+    if let Some(value) = condition() {
+        return value;
+    }
+    let mut waiter = Waiter::new();
+    let waiter = &raw mut waiter;
+    // SAFETY: the waiter stays on this stack until it is unlinked below.
+    unsafe { queue.add(waiter) };
+    let value = loop {
+        run::prepare_to_sleep();
+        if let Some(value) = condition() {
+            break value;
+        }
+        run::block();
+    };
+    run::stay_awake();
+    // SAFETY: linked above.
+    unsafe { queue.remove(waiter) };
+    value
+}
+
 /// Sleeps between looks at the condition; whoever makes it true wakes the thread.
 fn sleep<T>(
     deadline: Option<u64>,

@@ -77,7 +77,8 @@ impl WatchList {
     #[inline]
     pub fn notify(&self, events: Events, reach: Reach) {
         if let Some(watchers) = self.0.get() {
-            notify(&watchers.lock(), events, reach);
+            // A watcher that wakes others has a list, too. Those below come first: no epoll watches itself.
+            notify(&watchers.lock_in_order(), events, reach);
         }
     }
 }

@@ -1,6 +1,14 @@
 //! Locks. Ring 0 runs with interrupts off (see `sched`), so a spin lock needs no more than an atomic.
+//!
+//! Some nest. Outermost first: a terminal's input, `process::table`, a process's children, its life; a
+//! thread's signals, then its process's pending ones and actions; a file system's tree, a directory,
+//! a file's attributes; a futex's bucket, an address space, an object's pages; a wait queue; a run
+//! queue; the heap; the pool of frames. The console's device is innermost but for the last two. Builds
+//! with debug assertions check that they agree ([`order`]).
 
 mod lazy;
+#[cfg(debug_assertions)]
+pub mod order;
 
 pub use lazy::Lazy;
 
@@ -12,6 +20,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 /// wait for something that needs the same lock.
 pub struct SpinLock<T: ?Sized> {
     locked: AtomicBool,
+    #[cfg(debug_assertions)]
+    class: order::Class,
     value: UnsafeCell<T>,
 }
 
@@ -22,26 +32,57 @@ unsafe impl<T: ?Sized + Send> Sync for SpinLock<T> {}
 
 impl<T> SpinLock<T> {
     /// A lock around a value.
+    #[cfg_attr(debug_assertions, track_caller)]
     pub const fn new(value: T) -> Self {
-        Self { locked: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Self {
+            locked: AtomicBool::new(false),
+            #[cfg(debug_assertions)]
+            class: order::Class::new(),
+            value: UnsafeCell::new(value),
+        }
     }
 }
 
 impl<T: ?Sized> SpinLock<T> {
     /// Waits until the lock is free and takes it.
     #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
     pub fn lock(&self) -> SpinLockGuard<'_, T> {
-        while self.locked.swap(true, Ordering::Acquire) {
-            while self.locked.load(Ordering::Relaxed) {
-                core::hint::spin_loop();
-            }
+        #[cfg(debug_assertions)]
+        order::before(self, order::Together::Never);
+        self.take()
+    }
+
+    /// The same, perhaps with other locks of its kind held: whoever does this knows that all who do
+    /// take them in the same order.
+    #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
+    pub fn lock_in_order(&self) -> SpinLockGuard<'_, T> {
+        #[cfg(debug_assertions)]
+        order::before(self, order::Together::Ordered);
+        self.take()
+    }
+
+    #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
+    fn take(&self) -> SpinLockGuard<'_, T> {
+        if self.locked.swap(true, Ordering::Acquire) {
+            wait(&self.locked);
         }
+        #[cfg(debug_assertions)]
+        order::taken(self);
         SpinLockGuard { lock: self }
     }
 
     /// Takes the lock if it is free.
+    #[cfg_attr(debug_assertions, track_caller)]
     pub fn try_lock(&self) -> Option<SpinLockGuard<'_, T>> {
-        (!self.locked.swap(true, Ordering::Acquire)).then_some(SpinLockGuard { lock: self })
+        if self.locked.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        #[cfg(debug_assertions)]
+        order::taken(self);
+        Some(SpinLockGuard { lock: self })
     }
 
     /// The guard of a lock that is held, and whose guard was forgotten.
@@ -59,8 +100,33 @@ impl<T: ?Sized> SpinLock<T> {
 }
 
 impl<T: Default> Default for SpinLock<T> {
+    #[cfg_attr(debug_assertions, track_caller)]
     fn default() -> Self {
         Self::new(T::default())
+    }
+}
+
+/// Says that no lock is held here: what follows may sleep, or wait for a page. Builds with debug assertions panic
+/// if one is.
+#[inline]
+#[cfg_attr(debug_assertions, track_caller)]
+pub fn expect_none_held() {
+    #[cfg(debug_assertions)]
+    order::none_held();
+}
+
+/// Waits until a lock is free and takes it. Meanwhile this vCPU does what others may wait for, perhaps
+/// those who have the lock.
+#[cold]
+#[inline(never)]
+fn wait(locked: &AtomicBool) {
+    loop {
+        while locked.load(Ordering::Relaxed) {
+            crate::arch::cpu::relax();
+        }
+        if !locked.swap(true, Ordering::Acquire) {
+            return;
+        }
     }
 }
 
@@ -87,6 +153,8 @@ impl<T: ?Sized> DerefMut for SpinLockGuard<'_, T> {
 impl<T: ?Sized> Drop for SpinLockGuard<'_, T> {
     #[inline]
     fn drop(&mut self) {
+        #[cfg(debug_assertions)]
+        order::given_back(self.lock);
         self.lock.locked.store(false, Ordering::Release);
     }
 }

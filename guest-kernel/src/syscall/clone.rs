@@ -235,6 +235,10 @@ fn clone_with(request: Request) -> Result<Pid> {
     let loan = request.has(CLONE_VFORK).then(|| lend(&child));
     {
         let mut table = table::lock();
+        if new_process && request.has(CLONE_PARENT) {
+            // It may have ended since.
+            child.process.set_parent(me.parent(), &table);
+        }
         if !child.process.add_thread(child.clone()) {
             drop(table);
             run::release();
@@ -355,15 +359,18 @@ fn make(request: &Request, tid: Pid) -> Result<Arc<Thread>> {
         timer_slack: me.timer_slack.load(Ordering::Relaxed),
         io_priority: me.io_priority.load(Ordering::Relaxed),
     }));
-    {
+    let (mask, stack) = {
         let parents = me.signals.lock();
+        (parents.mask, parents.stack)
+    };
+    {
         let mut signals = child.signals.lock();
-        signals.mask = parents.mask;
+        signals.mask = mask;
         // A new thread's stack is another; a child of vfork still runs on this one.
         signals.stack = if request.has(CLONE_VM) && !request.has(CLONE_VFORK) {
             AlternateStack::NONE
         } else {
-            parents.stack
+            stack
         };
     }
     let no_new_privileges = me.no_new_privileges.load(Ordering::Relaxed);

@@ -123,7 +123,7 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
             continue;
         }
         let Some(information) = process::take(&me) else { break };
-        deliver(frame, information, &mut from_call);
+        deliver(frame, information, &mut from_call, resume);
     }
     if interrupted && from_call {
         // No handler ran: what can begin again does, for the time that was left.
@@ -131,11 +131,12 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
     }
     let mut signals = me.signals.lock();
     if let Some(mask) = signals.saved_mask.take() {
-        signals.mask = mask;
+        let before = core::mem::replace(&mut signals.mask, mask);
         drop(signals);
         if process::deliverable(&me) {
             me.notify();
         }
+        process::mask_changed(before);
     }
 }
 
@@ -153,7 +154,7 @@ fn park() {
 }
 
 /// Does what a signal is to do. If it calls a handler, the call that it interrupted is settled.
-fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool) {
+fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool, deadline: u64) {
     let me = current();
     let signal = information.signal;
     let taken = {
@@ -181,7 +182,7 @@ fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool
         },
         _ => {
             if core::mem::take(from_call) {
-                restart_call(frame, taken);
+                restart_call(frame, taken, deadline);
             }
             if push(frame, information, taken).is_err() {
                 // There is no room for the frame: Linux's force_sigsegv.
@@ -210,7 +211,8 @@ enum Interruption {
     Ends,
 }
 
-fn interruption(frame: &TrapFrame) -> Interruption {
+/// What becomes of the interrupted call, which would have slept until this deadline (0: without end).
+fn interruption(frame: &TrapFrame, deadline: u64) -> Interruption {
     const ENDS: [&str; 7] = [
         "epoll_wait",
         "epoll_pwait",
@@ -232,8 +234,13 @@ fn interruption(frame: &TrapFrame) -> Interruption {
         "msgrcv",
         "msgsnd",
     ];
+    // Those that have a deadline from SO_RCVTIMEO or SO_SNDTIMEO.
+    const ENDS_WITH_DEADLINE: [&str; 13] = [
+        "read", "readv", "write", "writev", "accept", "accept4", "connect", "recvfrom", "recvmsg",
+        "recvmmsg", "sendto", "sendmsg", "sendmmsg",
+    ];
     let name = u32::try_from(frame.code).ok().and_then(by_number).map_or("", |call| call.name);
-    if ENDS.contains(&name) {
+    if ENDS.contains(&name) || (deadline != 0 && ENDS_WITH_DEADLINE.contains(&name)) {
         Interruption::Ends
     } else if ENDS_BY_HANDLER.contains(&name) {
         Interruption::EndsByHandler
@@ -249,17 +256,17 @@ fn begin_again(frame: &mut TrapFrame) {
 }
 
 fn restart_without_handler(frame: &mut TrapFrame, deadline: u64) {
-    if interruption(frame) != Interruption::Ends {
+    if interruption(frame, deadline) != Interruption::Ends {
         begin_again(frame);
         current().resume_deadline.store(deadline, Ordering::Relaxed);
     }
 }
 
 /// Lets an interrupted call begin again after a handler that asks for that.
-fn restart_call(frame: &mut TrapFrame, taken: Action) {
+fn restart_call(frame: &mut TrapFrame, taken: Action, deadline: u64) {
     if frame.rax.cast_signed() == Errno::EINTR.to_register()
         && taken.flags & action::RESTART != 0
-        && interruption(frame) == Interruption::Restarts
+        && interruption(frame, deadline) == Interruption::Restarts
     {
         begin_again(frame);
     }
@@ -268,13 +275,15 @@ fn restart_call(frame: &mut TrapFrame, taken: Action) {
 /// Calls a handler.
 fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Result<()> {
     let process = current();
-    let (stack, mask) = {
+    let (stack, mask, before) = {
         let mut signals = process.signals.lock();
-        let mask = signals.saved_mask.take().unwrap_or(signals.mask);
+        let before = signals.mask;
+        let mask = signals.saved_mask.take().unwrap_or(before);
         let own = if taken.flags & action::NODEFER != 0 { 0 } else { bit(information.signal) };
         signals.mask |= taken.mask | own;
-        (signals.stack, mask)
+        (signals.stack, mask, before)
     };
+    process::mask_changed(before);
     let mut top = frame.rsp.wrapping_sub(RED_ZONE);
     if taken.flags & action::ONSTACK != 0
         && stack.flags & STACK_DISABLED == 0
@@ -374,14 +383,16 @@ fn restore(frame: &mut TrapFrame) -> Result<()> {
         return Err(Errno::EFAULT);
     }
     restore_fpu(context.fpu)?;
-    {
+    let before = {
         let process = current();
         let mut signals = process.signals.lock();
-        signals.mask = content.mask & !crate::signal::UNBLOCKABLE;
+        let mask = content.mask & !crate::signal::UNBLOCKABLE;
         if !signals.stack.contains(context.rsp) {
             signals.stack = AlternateStack { padding: 0, ..content.stack };
         }
-    }
+        core::mem::replace(&mut signals.mask, mask)
+    };
+    process::mask_changed(before);
     *frame = TrapFrame {
         r15: context.r15,
         r14: context.r14,

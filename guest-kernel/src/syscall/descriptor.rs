@@ -2,18 +2,19 @@
 
 use super::Fd;
 use super::caller::{any_file, check_flags, file};
+use super::locks::record_lock;
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
+use crate::fs::locks::closed;
 use crate::fs::permission::Subject;
 use crate::fs::tty::{Master, Slave};
 use crate::fs::{self, Context, FileRef, Inode};
 use crate::memory::UserPtr;
-use crate::memory::user::Plain;
 use crate::process::current;
 use linux_raw_sys::general::{
-    F_DUPFD, F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, F_GETLK, F_GETOWN, F_GETPIPE_SZ, F_OFD_GETLK,
-    F_OFD_SETLK, F_OFD_SETLKW, F_RDLCK, F_SETFD, F_SETFL, F_SETLK, F_SETLKW, F_SETPIPE_SZ, F_UNLCK,
-    F_WRLCK, FD_CLOEXEC, LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, O_ACCMODE, O_CLOEXEC, O_DIRECT,
-    O_LARGEFILE, O_NOCTTY, O_NONBLOCK, SEEK_CUR, SEEK_END, SEEK_SET,
+    F_ADD_SEALS, F_DUPFD, F_DUPFD_CLOEXEC, F_GET_SEALS, F_GETFD, F_GETFL, F_GETLK, F_GETOWN,
+    F_GETPIPE_SZ, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_SETFD, F_SETFL, F_SETLK, F_SETLKW,
+    F_SETPIPE_SZ, FD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_DIRECT, O_LARGEFILE, O_NOCTTY, O_NONBLOCK,
 };
 use linux_raw_sys::ioctl::{FIOCLEX, FIONBIO, FIONCLEX, FIONREAD, TIOCGPTPEER};
 
@@ -59,25 +60,11 @@ fn replace(old: Fd, new: Fd, close_on_exec: bool) -> Result<i32> {
         let file = files.get(old.0)?;
         files.set(new.0, file, close_on_exec)?
     };
-    drop(before);
+    if let Some(before) = before {
+        closed(&before, process.pid);
+    }
     Ok(new.0)
 }
-
-/// `struct flock`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Flock {
-    kind: i16,
-    whence: i16,
-    padding: u32,
-    start: i64,
-    len: i64,
-    pid: i32,
-    padding2: u32,
-}
-
-// SAFETY: integers; the gaps are fields of their own.
-unsafe impl Plain for Flock {}
 
 /// `fcntl(2)`.
 ///
@@ -106,7 +93,8 @@ pub fn fcntl(fd: Fd, command: u32, argument: u64) -> Result<u64> {
             Ok(0)
         }
         F_GETFL => Ok(file.flags().into()),
-        F_SETFL if value & O_DIRECT != 0 => Err(Errno::EINVAL),
+        // There is no cache to go past, but pipes know packets.
+        F_SETFL if value & O_DIRECT != 0 && !is_pipe(&file) => Err(Errno::EINVAL),
         F_SETFL => {
             file.set_flags(value);
             Ok(0)
@@ -117,71 +105,25 @@ pub fn fcntl(fd: Fd, command: u32, argument: u64) -> Result<u64> {
             let capacity = if command == F_GETPIPE_SZ {
                 pipe.capacity()
             } else {
-                pipe.set_capacity(usize::try_from(value).map_err(|_| Errno::EINVAL)?)?
+                let bytes = usize::try_from(value).map_err(|_| Errno::EINVAL)?;
+                pipe.set_capacity(bytes, process.can(Capability::SysResource))?
             };
             Ok(capacity as u64)
         }
-        F_GETLK | F_SETLK | F_SETLKW => record_lock(&file, command, UserPtr::new(argument)),
+        F_GETLK | F_SETLK | F_SETLKW | F_OFD_GETLK | F_OFD_SETLK | F_OFD_SETLKW => {
+            record_lock(fd, &file, command, UserPtr::new(argument)).map(|()| 0)
+        }
+        F_ADD_SEALS if !file.is_writable() => Err(Errno::EPERM),
+        F_ADD_SEALS => file.inode().add_seals(value).map(|()| 0),
+        F_GET_SEALS => file.inode().seals().map(u64::from),
         // No one has asked for signals about this file.
         F_GETOWN => Ok(0),
-        F_OFD_GETLK | F_OFD_SETLK | F_OFD_SETLKW => Err(Errno::EINVAL),
         _ => Err(Errno::EINVAL),
     }
 }
 
-/// Record locks. They are a process's own: as long as there is one process, none ever conflicts, and
-/// nobody can see them. (With a second process they need a table.)
-fn record_lock(file: &FileRef, command: u32, pointer: UserPtr<Flock>) -> Result<u64> {
-    let mut lock = pointer.read()?;
-    let kind = u32::try_from(lock.kind).map_err(|_| Errno::EINVAL)?;
-    let base = match u32::try_from(lock.whence) {
-        Ok(SEEK_SET) => 0,
-        Ok(SEEK_CUR) => file.offset(),
-        Ok(SEEK_END) => file.inode().size()?,
-        _ => return Err(Errno::EINVAL),
-    };
-    let start = i64::try_from(base).ok().and_then(|base| base.checked_add(lock.start));
-    let start = start.ok_or(Errno::EOVERFLOW)?;
-    let end = start.checked_add(lock.len).ok_or(Errno::EOVERFLOW)?;
-    if start < 0 || end < 0 {
-        return Err(Errno::EINVAL);
-    }
-    if command == F_GETLK {
-        if kind != F_RDLCK && kind != F_WRLCK {
-            return Err(Errno::EINVAL);
-        }
-        lock.kind = i16::try_from(F_UNLCK).map_err(|_| Errno::EINVAL)?;
-        pointer.write(lock)?;
-        return Ok(0);
-    }
-    match kind {
-        F_RDLCK if !file.is_readable() => Err(Errno::EBADF),
-        F_WRLCK if !file.is_writable() => Err(Errno::EBADF),
-        F_RDLCK | F_WRLCK | F_UNLCK => Ok(0),
-        _ => Err(Errno::EINVAL),
-    }
-}
-
-/// `flock(2)`.
-///
-/// # Errors
-/// As the man page says.
-pub fn flock(fd: Fd, operation: u32) -> Result<()> {
-    use crate::fs::locks::{self, Kind};
-    let file = file(fd)?;
-    let kind = match operation & !LOCK_NB {
-        LOCK_SH => Some(Kind::Shared),
-        LOCK_EX => Some(Kind::Exclusive),
-        LOCK_UN => None,
-        _ => return Err(Errno::EINVAL),
-    };
-    match kind {
-        Some(kind) => locks::acquire(&file, kind, operation & LOCK_NB == 0),
-        None => {
-            locks::release(&file);
-            Ok(())
-        }
-    }
+fn is_pipe(file: &FileRef) -> bool {
+    file.as_stream().is_some_and(|stream| stream.as_pipe().is_some())
 }
 
 /// `ioctl(2)`: what every file understands, and what streams do.

@@ -5,12 +5,11 @@ use super::{AT_FDCWD, Fd};
 use crate::arch::cpu::{Cpu, msr, write_msr};
 use crate::arch::fpu;
 use crate::errno::{Errno, Result};
-use crate::exec::{Entropy, Executable, elf, stack};
+use crate::exec::{Entropy, Executable, StringList, elf, script, stack};
 use crate::fs::metadata::{S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
-use crate::fs::path::{Found, Last, PATH_MAX, walk};
+use crate::fs::path::{Found, Last, walk};
 use crate::fs::permission::EXECUTE;
 use crate::fs::{Executing, FileRef, Inode, OpenFile};
-use crate::memory::areas::FileLabel;
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE_SIZE, UserPtr, usize_from};
 use crate::process::{self, Credentials, NewRegisters, Program, current, resource, table};
@@ -24,58 +23,21 @@ use linux_raw_sys::general::{AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW, O_RDONLY};
 
 /// `MAX_ARG_STRLEN`: no single string is longer, with its NUL.
 const MAX_STRING: usize = 32 * PAGE_SIZE;
-/// Linux's `BINPRM_BUF_SIZE`: of the first line of a script, no more counts.
-const FIRST_LINE: usize = 256;
-/// A script's interpreter may be a script, and so on, this often.
-const MAX_SCRIPTS: usize = 5;
-
-/// Strings one after the other, each with its NUL, and how many there are.
-#[derive(Default)]
-struct Strings {
-    bytes: Vec<u8>,
-    count: usize,
-}
-
-impl Strings {
-    /// Copies in an array of pointers to strings that ends with NULL; NULL itself is an empty array.
-    fn read(array: UserPtr<u64>, room: &mut usize) -> Result<Self> {
-        let mut strings = Self::default();
-        if array.is_null() {
+/// Copies in an array of pointers to strings that ends with NULL; NULL itself is an empty array.
+fn read_strings(array: UserPtr<u64>, room: &mut usize) -> Result<StringList> {
+    let mut strings = StringList::default();
+    if array.is_null() {
+        return Ok(strings);
+    }
+    loop {
+        let address = array.element(strings.len()).read()?;
+        if address == 0 {
             return Ok(strings);
         }
-        loop {
-            let address = array.element(strings.count).read()?;
-            if address == 0 {
-                return Ok(strings);
-            }
-            let string = UserPtr::<u8>::new(address).read_string(MAX_STRING, Errno::E2BIG)?;
-            // Its pointer takes room on the stack, too.
-            *room = room.checked_sub(string.len() + 1 + 8).ok_or(Errno::E2BIG)?;
-            strings.push(&string)?;
-        }
-    }
-
-    fn push(&mut self, string: &[u8]) -> Result<()> {
-        self.bytes.try_reserve(string.len() + 1).map_err(|_| Errno::ENOMEM)?;
-        self.bytes.extend_from_slice(string);
-        self.bytes.push(0);
-        self.count += 1;
-        Ok(())
-    }
-
-    /// Puts strings in the place of the first.
-    fn replace_first(&mut self, new: &[&[u8]]) -> Result<()> {
-        let first = self.bytes.iter().position(|&byte| byte == 0).map_or(0, |end| end + 1);
-        let rest = self.bytes.split_off(first);
-        let mut all = Self::default();
-        for string in new {
-            all.push(string)?;
-        }
-        all.bytes.try_reserve(rest.len()).map_err(|_| Errno::ENOMEM)?;
-        all.bytes.extend_from_slice(&rest);
-        all.count += self.count.saturating_sub(1);
-        *self = all;
-        Ok(())
+        let string = UserPtr::<u8>::new(address).read_string(MAX_STRING, Errno::E2BIG)?;
+        // Its pointer takes room on the stack, too.
+        *room = room.checked_sub(string.len() + 1 + 8).ok_or(Errno::E2BIG)?;
+        strings.push(&string)?;
     }
 }
 
@@ -112,9 +74,9 @@ pub fn execveat(
     let stack_limit = current().limits().lock().0[resource::STACK].soft;
     // A quarter of the stack, but at least what old programs could always use (execve(2)).
     let mut room = usize_from(stack_limit / 4).clamp(32 * PAGE_SIZE, 6 << 20);
-    let environment = Strings::read(environment, &mut room)?;
-    let mut arguments = Strings::read(arguments, &mut room)?;
-    if arguments.count == 0 {
+    let environment = read_strings(environment, &mut room)?;
+    let mut arguments = read_strings(arguments, &mut room)?;
+    if arguments.is_empty() {
         // As Linux since 5.18: a program can rely on argv[0].
         arguments.push(b"")?;
     }
@@ -127,7 +89,8 @@ pub fn execveat(
         shown.extend_from_slice(&name);
         shown
     };
-    let (file, arguments) = follow_scripts(&caller, file, &shown, arguments)?;
+    let (file, arguments) =
+        script::follow(file, &shown, arguments, &mut |path| open_path(&caller, path))?;
     let start = load(&caller, &file, &shown, &arguments, &environment)?;
     replace(&caller, &file, start, &shown)
 }
@@ -151,51 +114,14 @@ fn open_program(caller: &Caller, found: Found) -> Result<FileRef> {
     Ok(Arc::new(OpenFile::new(inode, found.parent, found.name, None, O_RDONLY)))
 }
 
-/// `#!`: the interpreter that the first line names runs instead, with the script's path.
-fn follow_scripts(
-    caller: &Caller,
-    mut file: FileRef,
-    shown: &[u8],
-    mut arguments: Strings,
-) -> Result<(FileRef, Strings)> {
-    let mut script = Vec::from(shown);
-    for _ in 0..MAX_SCRIPTS {
-        let mut line = [0; FIRST_LINE];
-        let len = file.read_bytes(0, &mut line)?;
-        if line[..len].first_chunk() != Some(b"#!") {
-            return Ok((file, arguments));
-        }
-        let (interpreter, argument) = parse_first_line(&line[2..len])?;
-        let mut new: Vec<&[u8]> = Vec::new();
-        new.try_reserve_exact(3).map_err(|_| Errno::ENOMEM)?;
-        new.push(interpreter);
-        new.extend(argument);
-        new.push(&script);
-        arguments.replace_first(&new)?;
-        let start = caller.start(AT_FDCWD, interpreter)?;
-        let (root, path) = (&caller.context.root, Vec::from(interpreter));
-        let found = walk(root, &start, path, Last::Follow, &caller.subject())?;
-        file = open_program(caller, found)?;
-        script = Vec::from(interpreter);
-    }
-    Err(Errno::ELOOP)
-}
-
-/// The interpreter and what follows it, as one argument, of what comes after `#!`.
-fn parse_first_line(text: &[u8]) -> Result<(&[u8], Option<&[u8]>)> {
-    let is_blank = |byte: &u8| *byte == b' ' || *byte == b'\t';
-    let end = text.iter().position(|&byte| byte == b'\n' || byte == 0);
-    let line = &text[..end.unwrap_or(text.len())];
-    let line = line.trim_ascii_start();
-    let cut = line.iter().position(is_blank);
-    // Without an end of the line, a path could have been cut short.
-    if line.is_empty() || (end.is_none() && cut.is_none()) || line.len() > PATH_MAX {
-        return Err(Errno::ENOEXEC);
-    }
-    let Some(cut) = cut else { return Ok((line, None)) };
-    let (interpreter, rest) = line.split_at(cut);
-    let rest = rest.trim_ascii();
-    Ok((interpreter, (!rest.is_empty()).then_some(rest)))
+/// The executable file that the caller would find at a path of the kernel's.
+fn open_path(caller: &Caller, path: &[u8]) -> Result<FileRef> {
+    let start = caller.start(AT_FDCWD, path)?;
+    let mut owned = Vec::new();
+    owned.try_reserve_exact(path.len()).map_err(|_| Errno::ENOMEM)?;
+    owned.extend_from_slice(path);
+    let found = walk(&caller.context.root, &start, owned, Last::Follow, &caller.subject())?;
+    open_program(caller, found)
 }
 
 /// A program that is ready to start.
@@ -231,18 +157,14 @@ fn load(
     caller: &Caller,
     file: &FileRef,
     shown: &[u8],
-    arguments: &Strings,
-    environment: &Strings,
+    arguments: &StringList,
+    environment: &StringList,
 ) -> Result<Prepared> {
-    let metadata = file.metadata()?;
-    let executable = Executable {
-        size: metadata.size,
-        label: Arc::new(FileLabel {
-            device: metadata.device,
-            inode: metadata.number,
-            path: file.path(&caller.context.root)?,
-        }),
-        source: file.clone(),
+    let executable = Executable::new(file.clone(), file.path(&caller.context.root)?)?;
+    let mut open = |path: &[u8]| {
+        let file = open_path(caller, path)?;
+        let path = file.path(&caller.context.root)?;
+        Executable::new(file, path)
     };
     let mut next = random::next_u64;
     let mut entropy = Entropy(&mut next);
@@ -252,12 +174,12 @@ fn load(
     let space = AddressSpace::new(boot::kernel_root(), &boot::KERNEL_SLOTS)?;
     let mut layout = stack::place(&space, &mut entropy)?;
     let vdso = boot::map_vdso(&space, layout.stack_start, &mut entropy)?;
-    let loaded = elf::load(&space, &executable, &mut entropy)?;
+    let loaded = elf::load(&space, &executable, &mut open, &mut entropy)?;
     elf::finish_layout(&mut layout, &loaded, &mut entropy);
     let (hwcap, hwcap2) = boot::hardware_capabilities();
     let start = stack::Start {
-        arguments: stack::Strings(&arguments.bytes),
-        environment: stack::Strings(&environment.bytes),
+        arguments: stack::Strings(arguments.bytes()),
+        environment: stack::Strings(environment.bytes()),
         path: shown,
         hwcap,
         hwcap2,
@@ -268,7 +190,7 @@ fn load(
         vdso,
     };
     let rsp = stack::fill(&space, &mut layout, &start, &loaded, &mut entropy)?;
-    Ok(Prepared { space, credentials, secure, rip: loaded.entry, rsp })
+    Ok(Prepared { space, credentials, secure, rip: loaded.start, rsp })
 }
 
 /// The point of no return: from here on there is no old program to go back to.
@@ -289,10 +211,8 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
         process::exit_group(Exit::Signaled(number::SIGKILL));
     }
     loop {
-        let closed = me.files().lock().take_close_on_exec();
-        if closed.is_none() {
-            break;
-        }
+        let Some(closed) = me.files().lock().take_close_on_exec() else { break };
+        crate::fs::locks::closed(&closed, me.pid);
     }
     me.signals.lock().stack = AlternateStack::NONE;
     let before = me.credentials();

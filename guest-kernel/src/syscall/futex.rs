@@ -6,7 +6,7 @@
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::space::Access;
-use crate::memory::{Frame, PhysAddr, UserPtr, usize_from};
+use crate::memory::{Frame, UserPtr, usize_from};
 use crate::process::{Pid, Thread, current, find_thread};
 use crate::sched::{self, run};
 use crate::sync::SpinLock;
@@ -56,10 +56,11 @@ struct Waiting {
 
 static TABLE: [SpinLock<Vec<Waiting>>; BUCKETS] = [const { SpinLock::new(Vec::new()) }; BUCKETS];
 
-/// A word in memory that stays where it is while this exists.
+/// A word in memory, and what it is known by. If that is where it is in RAM, it stays there while this
+/// exists.
 struct Word {
     key: Key,
-    physical: PhysAddr,
+    address: u64,
     #[expect(dead_code, reason = "held")]
     frame: Option<Frame>,
 }
@@ -77,17 +78,22 @@ impl Word {
         } else {
             Key { space: me.memory().root().0, address }
         };
-        Ok(Self { key, physical, frame })
+        Ok(Self { key, address, frame })
     }
 
-    fn atomic(&self) -> &AtomicU32 {
-        // SAFETY: four aligned bytes of a page that is held or an image's, in the direct map; programs
-        // access them as they like, which atomics allow for.
-        unsafe { AtomicU32::from_ptr(self.physical.to_pointer().cast()) }
+    /// Its value now: not what was in a page that another has replaced since (`fork`).
+    fn value(&self) -> Result<u32> {
+        let load = |word: &AtomicU32| word.load(Ordering::SeqCst);
+        current().memory().with_word(self.address, Access::Read, load)
     }
 
-    fn value(&self) -> u32 {
-        self.atomic().load(Ordering::SeqCst)
+    /// Changes it if `change` gives a new value; returns the old one, and whether it was changed.
+    fn update(&self, change: impl Fn(u32) -> Option<u32>) -> Result<(u32, bool)> {
+        let update = |word: &AtomicU32| {
+            let result = word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, &change);
+            (result.unwrap_or_else(|old| old), result.is_ok())
+        };
+        current().memory().with_word(self.address, Access::Write, update)
     }
 }
 
@@ -127,7 +133,7 @@ fn wait(address: u64, private: bool, value: u32, bits: u32, deadline: Option<u64
     {
         let mut waiting = TABLE[bucket].lock();
         // Whoever wakes takes the lock after changing the word.
-        if word.value() != value {
+        if word.value()? != value {
             return Err(Errno::EAGAIN);
         }
         waiting.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
@@ -197,12 +203,14 @@ fn requeue(from: &Word, to: &Word, expected: Option<u32>, wakes: u32, moves: u32
             target = None;
         } else if first < second {
             source = TABLE[first].lock();
-            target = Some(TABLE[second].lock());
+            target = Some(TABLE[second].lock_in_order());
         } else {
             target = Some(TABLE[second].lock());
-            source = TABLE[first].lock();
+            source = TABLE[first].lock_in_order();
         }
-        if expected.is_some_and(|expected| from.value() != expected) {
+        if let Some(expected) = expected
+            && from.value()? != expected
+        {
             return Err(Errno::EAGAIN);
         }
         let count = source.iter().filter(|one| one.key == from.key).count();
@@ -272,11 +280,11 @@ fn wake_operation(
         4 => Some(old ^ argument),
         _ => None,
     };
-    let old = second
-        .atomic()
-        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, change)
-        .map_err(|_| Errno::ENOSYS)?
-        .cast_signed();
+    let (old, changed) = second.update(change)?;
+    if !changed {
+        return Err(Errno::ENOSYS);
+    }
+    let old = old.cast_signed();
     let holds = match compare {
         0 => old == against,
         1 => old != against,
@@ -406,15 +414,15 @@ fn walk_robust_list(head: u64) -> Result<()> {
 fn give_up_lock(address: u64, pending: bool) -> Result<()> {
     let word = Word::find(address, false, Access::Write)?;
     let tid = current().tid().cast_unsigned();
-    let marked = word.atomic().fetch_update(Ordering::SeqCst, Ordering::SeqCst, |value| {
+    let marked = word.update(|value| {
         (value & FUTEX_TID_MASK == tid).then_some(value & FUTEX_WAITERS | FUTEX_OWNER_DIED)
-    });
+    })?;
     match marked {
-        Ok(value) if value & FUTEX_WAITERS != 0 => {
+        (value, true) if value & FUTEX_WAITERS != 0 => {
             wake_key(word.key, 1, u32::MAX);
         }
         // Between unlocking and waking: the wake-up happens here.
-        Err(0) if pending => {
+        (0, false) if pending => {
             wake_key(word.key, 1, u32::MAX);
         }
         _ => {}

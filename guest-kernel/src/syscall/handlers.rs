@@ -16,10 +16,13 @@ pub use super::exec::*;
 pub use super::futex::{futex, get_robust_list, set_robust_list};
 pub use super::identity::*;
 pub use super::inotify::*;
+pub use super::locks::flock;
 #[cfg(target_os = "none")]
 pub use super::machine::*;
 pub use super::memory::*;
 pub use super::memory_lock::{mlock, mlock2, mlockall, munlock, munlockall};
+pub use super::message::*;
+pub use super::msg::*;
 pub use super::open::*;
 pub use super::pipe::*;
 pub use super::poll::*;
@@ -32,8 +35,12 @@ pub use super::process_memory::{process_vm_readv, process_vm_writev};
 pub use super::read_write::*;
 pub use super::resource::*;
 pub use super::schedule::*;
+pub use super::sem::*;
+pub use super::shm::*;
 #[cfg(target_os = "none")]
 pub use super::signal::*;
+pub use super::socket::*;
+pub use super::splice::*;
 pub use super::status::*;
 pub use super::system::*;
 pub use super::time::*;

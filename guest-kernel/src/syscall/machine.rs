@@ -1,9 +1,13 @@
 //! What only the machine itself can answer: its processors, random numbers and memory, and the end of
 //! a process.
 
+use crate::capability::Capability;
 use crate::errno::{Errno, Result};
-use crate::memory::{UserPtr, UserWriter};
-use crate::process::{Pid, find};
+use crate::memory::{UserPtr, UserWriter, usize_from};
+use crate::process::{Pid, Thread, current, find_thread};
+use crate::sched::{cpus, run};
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
 
 /// `exit_group(2)`.
 pub fn exit_group(status: i32) -> i32 {
@@ -99,25 +103,92 @@ pub fn getcpu(cpu: UserPtr<u32>, node: UserPtr<u32>, _cache: u64) -> Result<()> 
     node.non_null().map_or(Ok(()), |node| node.write(0))
 }
 
-/// `sched_getaffinity(2)`: every vCPU.
+/// The thread with this id, or the caller for 0.
+fn thread(tid: Pid) -> Result<Arc<Thread>> {
+    if tid == 0 { Ok(current().to_arc()) } else { find_thread(tid).ok_or(Errno::ESRCH) }
+}
+
+/// Those of 64 vCPUs, from a multiple of 64 on, that there are.
+fn online(word: usize) -> u64 {
+    let left = usize_from(cpus::count().into()).saturating_sub(word * 64);
+    if left >= 64 { u64::MAX } else { (1 << left) - 1 }
+}
+
+/// `sched_getaffinity(2)`.
 ///
 /// # Errors
 /// As the man page says.
-pub fn sched_getaffinity(pid: Pid, size: usize, mask: UserPtr<u64>) -> Result<usize> {
-    if pid != 0 && find(pid).is_none() {
-        return Err(Errno::ESRCH);
-    }
-    let cpus = usize::try_from(crate::boot::cpus()).unwrap_or(1);
-    let words = cpus.div_ceil(64);
+pub fn sched_getaffinity(tid: Pid, size: usize, mask: UserPtr<u64>) -> Result<usize> {
+    let words = usize_from(cpus::count().into()).div_ceil(64);
     if !size.is_multiple_of(8) || size < words * 8 {
         return Err(Errno::EINVAL);
     }
-    for index in 0..words {
-        let left = cpus - index * 64;
-        mask.element(index).write(if left >= 64 { u64::MAX } else { (1 << left) - 1 })?;
+    let affinity = thread(tid)?.task.affinity();
+    for (index, allowed) in affinity.iter().enumerate().take(words) {
+        mask.element(index).write(allowed & online(index))?;
     }
     Ok(words * 8)
 }
+
+/// `sched_setaffinity(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn sched_setaffinity(tid: Pid, size: usize, mask: UserPtr<u8>) -> Result<()> {
+    let mut bytes = [0; 32];
+    for (index, byte) in bytes.iter_mut().enumerate().take(size) {
+        *byte = mask.element(index).read()?;
+    }
+    let mut wanted = [0; 4];
+    for (word, chunk) in wanted.iter_mut().zip(bytes.chunks_exact(8)) {
+        *word = chunk.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+    }
+    let target = thread(tid)?;
+    let who = current().credentials();
+    let owner = target.credentials();
+    if !who.can(Capability::SysNice) && ![owner.uid, owner.euid].contains(&who.euid) {
+        return Err(Errno::EPERM);
+    }
+    for (index, word) in wanted.iter_mut().enumerate() {
+        *word &= online(index);
+    }
+    if wanted == [0; 4] {
+        return Err(Errno::EINVAL);
+    }
+    target.task.set_affinity(wanted);
+    run::settle(&target);
+    Ok(())
+}
+
+/// `membarrier(2)`: the commands for all threads of the process.
+///
+/// # Errors
+/// As the man page says.
+pub fn membarrier(command: i32, flags: u32, _cpu: i32) -> Result<i32> {
+    const QUERY: i32 = 0;
+    const PRIVATE_EXPEDITED: i32 = 1 << 3;
+    const REGISTER_PRIVATE_EXPEDITED: i32 = 1 << 4;
+    if flags != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let me = current();
+    let memory = me.memory();
+    match command {
+        QUERY => Ok(PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED),
+        REGISTER_PRIVATE_EXPEDITED => {
+            memory.expects_barriers.store(true, Ordering::Relaxed);
+            Ok(0)
+        }
+        PRIVATE_EXPEDITED if !memory.expects_barriers.load(Ordering::Relaxed) => Err(Errno::EPERM),
+        PRIVATE_EXPEDITED => {
+            // To forget translations is more than a barrier, and waits for every vCPU alike.
+            cpus::forget(memory.root());
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// `arch_prctl(2)`.
 ///
 /// # Errors

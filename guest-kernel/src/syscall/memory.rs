@@ -2,6 +2,7 @@
 
 use super::Fd;
 use crate::errno::{Errno, Result};
+use crate::fs::FileRef;
 use crate::memory::areas::{AreaFlags, Backing, FileLabel, Label, Protection};
 use crate::memory::space::{Access, Mapping, Placement, Remapping};
 use crate::memory::{Content, Frame, PAGE, Page, PageSource, UserPtr, page_ceil, usize_from};
@@ -17,14 +18,12 @@ use linux_raw_sys::general::{
     MAP_ANONYMOUS, MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_GROWSDOWN, MAP_HUGETLB, MAP_LOCKED,
     MAP_NONBLOCK, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED, MAP_SHARED_VALIDATE, MREMAP_DONTUNMAP,
     MREMAP_FIXED, MREMAP_MAYMOVE, MS_ASYNC, MS_INVALIDATE, MS_SYNC, O_ACCMODE, O_RDONLY, O_WRONLY,
+    PROT_EXEC, PROT_GROWSDOWN, PROT_GROWSUP, PROT_READ, PROT_SEM, PROT_WRITE,
 };
 
-/// Bits of `PROT_*` that mean rights; others (`PROT_GROWSDOWN`...) are not offered.
-fn protection(bits: u64) -> Result<Protection> {
-    match u8::try_from(bits) {
-        Ok(bits @ 0..=7) => Ok(Protection(bits)),
-        _ => Err(Errno::EINVAL),
-    }
+/// The bits of `PROT_*` that mean rights.
+fn rights(bits: u64) -> Protection {
+    Protection(bits.to_le_bytes()[0] & Protection::ALL.0)
 }
 
 /// Anonymous memory that is shared: pages appear as they are touched.
@@ -46,6 +45,26 @@ impl PageSource for SharedMemory {
     }
 }
 
+/// A shared mapping of a file that could be sealed, and may be written to: as long as it is there, in
+/// whatever process, the file cannot be sealed against writes.
+struct WritableMapping(FileRef);
+
+impl PageSource for WritableMapping {
+    fn page(&self, index: u64, write: bool) -> Result<Page> {
+        self.0.page(index, write)
+    }
+
+    fn is_resident(&self, index: u64) -> bool {
+        self.0.is_resident(index)
+    }
+}
+
+impl Drop for WritableMapping {
+    fn drop(&mut self) {
+        self.0.inode().unmap_writable();
+    }
+}
+
 /// Whether the file is /dev/zero: mapping it is another way to ask for anonymous memory (zero(4)).
 fn maps_as_anonymous(fd: Fd) -> Result<bool> {
     /// `makedev(1, 5)`.
@@ -62,7 +81,7 @@ fn maps_as_anonymous(fd: Fd) -> Result<bool> {
 pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) -> Result<u64> {
     let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
     // As on Linux, unknown protection bits do not matter here.
-    let rights = protection(bits & 7)?;
+    let rights = rights(bits);
     if !offset.is_multiple_of(PAGE) {
         return Err(Errno::EINVAL);
     }
@@ -121,7 +140,17 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
         let root = process.fs().lock().root.clone();
         let path = file.path(&root).unwrap_or_default();
         let label = FileLabel { device: metadata.device, inode: metadata.number, path };
-        let backing = Backing::Object { source: file, first_page: offset / PAGE };
+        let mut source: Arc<dyn PageSource> = file.clone();
+        if shared && allowed.contains(Protection::WRITE) {
+            match file.inode().map_writable() {
+                Ok(false) => {}
+                Ok(true) => source = Arc::new(WritableMapping(file)),
+                Err(error) if rights.contains(Protection::WRITE) => return Err(error),
+                // It can be mapped, but never be written to.
+                Err(_) => allowed = Protection::READ.with(Protection::EXECUTE),
+            }
+        }
+        let backing = Backing::Object { source, first_page: offset / PAGE };
         (backing, Label::File(Arc::new(label)), allowed)
     };
     let space = process.memory();
@@ -191,7 +220,27 @@ pub fn munmap(address: u64, len: u64) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn mprotect(address: u64, len: u64, bits: u64) -> Result<()> {
-    current().memory().protect(address, len, protection(bits)?, &bounds())
+    let growing = bits & u64::from(PROT_GROWSDOWN | PROT_GROWSUP);
+    let known = u64::from(PROT_READ | PROT_WRITE | PROT_EXEC | PROT_SEM);
+    if bits & !growing & !known != 0 || growing == u64::from(PROT_GROWSDOWN | PROT_GROWSUP) {
+        return Err(Errno::EINVAL);
+    }
+    let me = current();
+    let space = me.memory();
+    let mut start = address;
+    if growing != 0 && address.is_multiple_of(PAGE) && len != 0 {
+        let area = space.area_above(address).ok_or(Errno::ENOMEM)?;
+        if area.start >= address.saturating_add(len) {
+            return Err(Errno::ENOMEM);
+        }
+        // Nothing grows upwards here.
+        if growing != u64::from(PROT_GROWSDOWN) || !area.grows() {
+            return Err(Errno::EINVAL);
+        }
+        start = area.start;
+    }
+    let len = address.checked_add(len).map_or(len, |end| end - start);
+    space.protect(start, len, rights(bits), &bounds())
 }
 
 /// `brk(2)`, the system call: it returns the break, whether it changed or not.

@@ -21,10 +21,13 @@ mod futex;
 pub mod handlers;
 mod identity;
 mod inotify;
+mod locks;
 #[cfg(target_os = "none")]
 mod machine;
 mod memory;
 mod memory_lock;
+mod message;
+mod msg;
 mod open;
 mod pipe;
 mod poll;
@@ -37,10 +40,15 @@ mod process_memory;
 mod read_write;
 mod resource;
 mod schedule;
+mod sem;
+mod shm;
 #[cfg(target_os = "none")]
 mod signal;
+mod socket;
+mod splice;
 mod status;
 mod system;
+mod sysv;
 mod time;
 #[cfg(any(test, target_os = "none"))]
 mod trace;

@@ -3,8 +3,9 @@
 use super::caller::{Caller, check_flags, read_path};
 use super::{AT_FDCWD, Fd};
 use crate::errno::{Errno, Result};
+use crate::fs::locks::closed;
 use crate::fs::metadata::S_IFREG;
-use crate::fs::tmpfs::New;
+use crate::fs::tmpfs::{F_SEAL_EXEC, New};
 use crate::fs::{self, OpenFile, namespace};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
@@ -12,9 +13,10 @@ use crate::process::current;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    MFD_CLOEXEC, MFD_EXEC, O_ACCMODE, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY, O_DSYNC,
-    O_EXCL, O_LARGEFILE, O_NOATIME, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDWR, O_SYNC,
-    O_TMPFILE, O_TRUNC, O_WRONLY,
+    F_SEAL_SEAL, MFD_ALLOW_SEALING, MFD_CLOEXEC, MFD_EXEC, MFD_HUGE_MASK, MFD_HUGE_SHIFT,
+    MFD_HUGETLB, MFD_NOEXEC_SEAL, O_ACCMODE, O_APPEND, O_CLOEXEC, O_CREAT, O_DIRECT, O_DIRECTORY,
+    O_DSYNC, O_EXCL, O_LARGEFILE, O_NOATIME, O_NOCTTY, O_NOFOLLOW, O_NONBLOCK, O_PATH, O_RDWR,
+    O_SYNC, O_TMPFILE, O_TRUNC, O_WRONLY,
 };
 
 /// `linux/close_range.h`: nothing is shared with others any more.
@@ -146,7 +148,9 @@ pub fn openat2(
 /// EBADF.
 pub fn close(fd: Fd) -> Result<()> {
     // The lock is free again when the file is dropped.
-    let file = current().files().lock().remove(fd.0)?;
+    let process = current();
+    let file = process.files().lock().remove(fd.0)?;
+    closed(&file, process.pid);
     drop(file);
     Ok(())
 }
@@ -172,6 +176,7 @@ pub fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
         } else {
             let file = files.remove(fd)?;
             drop(files);
+            closed(&file, process.pid);
             drop(file);
         }
         let Some(next) = fd.checked_add(1) else { return Ok(()) };
@@ -179,26 +184,43 @@ pub fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
     }
 }
 
-/// `memfd_create(2)`, without sealing.
+/// `memfd_create(2)`.
 ///
 /// # Errors
-/// EINVAL, EFAULT, EMFILE, ENOSPC.
+/// EINVAL, EFAULT, EMFILE, ENOSPC; ENOSYS for huge pages, as on a Linux without CONFIG_HUGETLBFS.
 pub fn memfd_create(name: UserPtr<u8>, flags: u32) -> Result<i32> {
-    check_flags(flags, MFD_CLOEXEC | MFD_EXEC)?;
+    let known = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC | MFD_NOEXEC_SEAL;
+    let sizes = MFD_HUGE_MASK << MFD_HUGE_SHIFT;
+    let is_huge = flags & MFD_HUGETLB != 0;
+    check_flags(flags, if is_huge { known | MFD_HUGETLB | sizes } else { known })?;
+    let both = MFD_EXEC | MFD_NOEXEC_SEAL;
+    if flags & both == both {
+        return Err(Errno::EINVAL);
+    }
     let name = name.read_string(MAX_LABEL + 1, Errno::EINVAL)?;
+    if is_huge {
+        return Err(Errno::ENOSYS);
+    }
     let caller = Caller::get();
     let subject = caller.subject();
+    let (mode, seals) = match (flags & MFD_NOEXEC_SEAL != 0, flags & MFD_ALLOW_SEALING != 0) {
+        (true, _) => (0o666, F_SEAL_EXEC),
+        (false, true) => (0o777, 0),
+        (false, false) => (0o777, F_SEAL_SEAL),
+    };
     let new = New {
-        mode: S_IFREG | 0o777,
+        mode: S_IFREG | mode,
         user: subject.user,
         group: subject.group,
         special: 0,
         target: &[],
     };
-    let inode = namespace::create_unnamed(&caller.context.root, &new)?;
-    let mut label = Vec::from(b"/memfd:");
-    label.extend_from_slice(&name);
-    label.extend_from_slice(b" (deleted)");
-    let file = Arc::new(OpenFile::unnamed(inode, label, O_RDWR | O_LARGEFILE));
+    let mut label = Vec::new();
+    label.try_reserve_exact(name.len() + 17).map_err(|_| Errno::ENOMEM)?;
+    for part in [b"/memfd:".as_slice(), &name, b" (deleted)"] {
+        label.extend_from_slice(part);
+    }
+    let inode = namespace::create_memfd(&caller.context.root, &new, label, seals)?;
+    let file = Arc::new(OpenFile::unnamed(inode, O_RDWR | O_LARGEFILE));
     current().files().lock().add(file, flags & MFD_CLOEXEC != 0)
 }

@@ -167,6 +167,7 @@ pub(super) fn with_mask<T>(
     let mask = mask.read()? & !UNBLOCKABLE;
     let process = current();
     let old = core::mem::replace(&mut process.signals.lock().mask, mask);
+    crate::process::mask_changed(old);
     if process::deliverable(&process) {
         process.notify();
     }
@@ -179,6 +180,7 @@ pub(super) fn with_mask<T>(
         signals.mask = old;
     }
     drop(signals);
+    crate::process::mask_changed(mask);
     result
 }
 

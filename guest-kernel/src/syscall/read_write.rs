@@ -13,12 +13,12 @@ use linux_raw_sys::general::{
 };
 
 /// No call moves more bytes (Linux: `MAX_RW_COUNT`).
-const MAX_COUNT: usize = 0x7fff_f000;
+pub(super) const MAX_COUNT: usize = 0x7fff_f000;
 /// Most pieces of a scattered buffer (`IOV_MAX`).
 const MAX_PIECES: usize = 1024;
 
 /// Linux looks whether a buffer lies in the program's half before anything else.
-fn check_buffer(start: u64, len: usize) -> Result<usize> {
+pub(super) fn check_buffer(start: u64, len: usize) -> Result<usize> {
     let inside = start.checked_add(len as u64).is_some_and(|end| end <= USER_END);
     if inside { Ok(len.min(MAX_COUNT)) } else { Err(Errno::EFAULT) }
 }
@@ -111,12 +111,12 @@ impl Vector {
 }
 
 /// The pieces of a scattered buffer; most calls have one that is not empty, which needs no list.
-enum Pieces {
+pub(super) enum Pieces {
     One(UserSlice),
     Several(Vec<UserSlice>),
 }
 
-fn pieces(vectors: UserPtr<Vector>, count: i32) -> Result<Pieces> {
+pub(super) fn pieces(vectors: UserPtr<Vector>, count: i32) -> Result<Pieces> {
     let count = usize::try_from(count).map_err(|_| Errno::EINVAL)?;
     if count > MAX_PIECES {
         return Err(Errno::EINVAL);
@@ -152,14 +152,14 @@ fn pieces(vectors: UserPtr<Vector>, count: i32) -> Result<Pieces> {
 }
 
 impl Pieces {
-    fn writer(self) -> UserWriter {
+    pub(super) fn writer(self) -> UserWriter {
         match self {
             Self::One(piece) => UserWriter::new(piece.start, piece.len),
             Self::Several(pieces) => UserWriter::scattered(pieces),
         }
     }
 
-    fn reader(self) -> UserReader {
+    pub(super) fn reader(self) -> UserReader {
         match self {
             Self::One(piece) => UserReader::new(piece.start, piece.len),
             Self::Several(pieces) => UserReader::scattered(pieces),
@@ -298,8 +298,8 @@ pub fn lseek(fd: Fd, offset: i64, whence: i32) -> Result<u64> {
 }
 
 /// One side of a copy inside the kernel.
-struct Side {
-    file: FileRef,
+pub(super) struct Side {
+    pub(super) file: FileRef,
     /// Where the copy goes on; `None` for a stream.
     position: Option<u64>,
     /// Whether that is the file's own offset, and not one that the caller gave.
@@ -307,20 +307,20 @@ struct Side {
 }
 
 impl Side {
-    fn new(file: FileRef, given: Option<u64>) -> Self {
+    pub(super) fn new(file: FileRef, given: Option<u64>) -> Self {
         let own = given.is_none();
         let is_stream = file.as_stream().is_some();
         let position = given.or_else(|| (!is_stream).then(|| file.offset()));
         Self { file, position, own }
     }
 
-    fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
+    pub(super) fn read(&mut self, bytes: &mut [u8]) -> Result<usize> {
         let count = self.file.read_kernel(self.position, bytes)?;
         self.position = self.position.map(|position| position + count as u64);
         Ok(count)
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<usize> {
         let count = self.file.write_kernel(self.position, bytes)?;
         self.position = self.position.map(|position| position + count as u64);
         Ok(count)
@@ -332,7 +332,7 @@ impl Side {
     }
 
     /// Tells the file or the caller how far the copy came.
-    fn finish(&self, pointer: UserPtr<i64>) -> Result<()> {
+    pub(super) fn finish(&self, pointer: UserPtr<i64>) -> Result<()> {
         match (self.position, pointer.non_null()) {
             (Some(position), _) if self.own => self.file.set_offset(position),
             (Some(position), Some(pointer)) => {
@@ -387,7 +387,7 @@ fn notify_copied(from: &Side, to: &Side, result: Result<usize>) {
     }
 }
 
-fn read_offset(offset: UserPtr<i64>) -> Result<Option<u64>> {
+pub(super) fn read_offset(offset: UserPtr<i64>) -> Result<Option<u64>> {
     offset.non_null().map(|offset| check_offset(offset.read()?)).transpose()
 }
 

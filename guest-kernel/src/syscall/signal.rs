@@ -1,6 +1,5 @@
 //! Signals: sigaction(2) and its kin.
 
-use crate::arch::Cpu;
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
@@ -97,7 +96,7 @@ pub fn rt_sigprocmask(how: i32, new: UserPtr<u64>, old: UserPtr<u64>, size: usiz
         if process::deliverable(&me) {
             me.notify();
         }
-        process::retarget(&me);
+        process::mask_changed(before);
     }
     if set.is_some_and(|set| set & !before != 0) && how != SIG_UNBLOCK {
         crate::drivers::console::offer_signals();
@@ -329,13 +328,16 @@ pub fn rt_sigsuspend(set: UserPtr<u64>, size: usize) -> Result<()> {
         return Err(Errno::EINVAL);
     }
     let mask = set.read()? & !UNBLOCKABLE;
-    {
+    let before = {
         let process = current();
         let mut signals = process.signals.lock();
-        signals.saved_mask = Some(signals.mask);
-        signals.mask = mask;
-    }
-    Cpu::current().request_work();
+        let before = core::mem::replace(&mut signals.mask, mask);
+        signals.saved_mask = Some(before);
+        before
+    };
+    process::mask_changed(before);
+    // A signal that waits already ends the call, too.
+    current().notify();
     pause()
 }
 

@@ -14,6 +14,8 @@ use linux_raw_sys::general::{
     STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID, SYSFS_MAGIC, TMPFS_MAGIC,
 };
 
+/// `SOCKFS_MAGIC`.
+const SOCKFS_MAGIC: u32 = 0x534f_434b;
 /// `PROC_SUPER_MAGIC`.
 const PROC_MAGIC: u32 = 0x9fa0;
 
@@ -302,6 +304,7 @@ fn file_system_status(inode: &Inode) -> Result<Statfs> {
         devices::SYS => SYSFS_MAGIC,
         devices::PIPE => PIPEFS_MAGIC,
         devices::PTS => DEVPTS_SUPER_MAGIC,
+        devices::SOCKET => SOCKFS_MAGIC,
         // devtmpfs is a tmpfs.
         _ => TMPFS_MAGIC,
     }

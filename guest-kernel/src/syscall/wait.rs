@@ -119,9 +119,10 @@ fn wait_for(which: Which, options: u32) -> Result<Option<Found>> {
                 // Another thread was quicker.
                 continue;
             }
+            let below = *found.child.children_usage.lock();
             let mut total = me.children_usage.lock();
             total.add(found.usage);
-            total.add(*found.child.children_usage.lock());
+            total.add(below);
         }
         return Ok(Some(found));
     }

@@ -341,10 +341,12 @@ fn check(context: &Context, bytes: &[u8]) -> Result<(), String> {
     let run = program.run_in_guest(context)?;
     let lines = run.complaint().lines().count();
     if run.status == 126 || run.status == 127 {
+        // What it names as its interpreter is nowhere.
+        let refusal = if run.complaint().contains("needs an interpreter") { 127 } else { 126 };
         // Airlock may refuse before the guest what Linux kills on its way, or what only harms itself.
         let acceptable = expected.is_none_or(|status| KILLED.contains(&status) || status == 7);
         return ensure(
-            acceptable && run.status == 126 && lines == 1 && run.stdout.is_empty(),
+            acceptable && run.status == refusal && lines == 1 && run.stdout.is_empty(),
             || format!("on the host: {expected:?}; {run:?}"),
         );
     }

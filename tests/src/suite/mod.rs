@@ -2,6 +2,7 @@
 
 mod applets;
 mod commands;
+mod dynamic;
 mod endings;
 mod executables;
 mod faults;
@@ -15,6 +16,7 @@ mod refusals;
 mod signals;
 mod streams;
 mod terminal;
+mod threads;
 mod waiting;
 
 use crate::harness::{Context, Tests};
@@ -28,6 +30,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     applets::add(tests);
     options::add(tests);
     commands::add(tests);
+    dynamic::add(tests);
     executables::add(tests);
     refusals::add(tests);
     endings::add(tests);
@@ -36,6 +39,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     signals::add(tests);
     memory_pressure::add(tests);
     hostile::add(tests);
+    threads::add(tests);
     waiting::add(tests);
     Ok(())
 }

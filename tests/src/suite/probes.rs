@@ -5,12 +5,13 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 33] = [
+const PROBES: [&str; 40] = [
     "clocks",
     "descriptors",
     "devices",
     "epoll",
     "eventfd",
+    "exchange",
     "exec",
     "files",
     "groups",
@@ -19,6 +20,8 @@ const PROBES: [&str; 33] = [
     "int80",
     "jobs",
     "limits",
+    "locks",
+    "memfd",
     "memory",
     "paths",
     "pidfd",
@@ -31,9 +34,13 @@ const PROBES: [&str; 33] = [
     "pty",
     "queued",
     "registers",
+    "rights",
     "schedule",
     "selecting",
+    "sockets",
+    "splicing",
     "status",
+    "sysv",
     "tasks",
     "termios",
     "threads",

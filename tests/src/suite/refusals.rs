@@ -80,9 +80,30 @@ pub(super) fn add(tests: &mut Tests) {
             .map_err(|error| error.to_string())?;
         refused(context, &[&path.to_string_lossy()], 126, &["program"])
     });
-    tests.add("refusals/a dynamic program", |context| {
-        let path = context.fixture("hello-dynamic");
-        refused(context, &[&path.to_string_lossy()], 126, &["hello-dynamic", "dynamic"])
+    tests.add("refusals/a dynamic program without its interpreter", |context| {
+        let path = context.fixture("dynamic-no-interpreter");
+        let words = ["dynamic-no-interpreter", "/no/such/ld.so", "does not exist"];
+        refused(context, &[&path.to_string_lossy()], 127, &words)
+    });
+    for (name, first_line, status, words) in [
+        ("without an interpreter", "#!\n", 126, &["script", "names no interpreter"][..]),
+        ("of no interpreter", "#!/no/such/sh\n", 127, &["/no/such/sh", "does not exist"]),
+        ("of a directory", "#!/tmp x\n", 126, &["/tmp", "a directory"]),
+    ] {
+        tests.add(format!("refusals/a script {name}"), move |context| {
+            let path = context.directory.join("script");
+            fs::write(&path, first_line)
+                .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+                .map_err(|error| error.to_string())?;
+            refused(context, &[&path.to_string_lossy()], status, words)
+        });
+    }
+    tests.add("refusals/a script that is its own interpreter", |context| {
+        let path = context.directory.join("script");
+        fs::write(&path, format!("#!{}\n", path.display()))
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+            .map_err(|error| error.to_string())?;
+        refused(context, &[&path.to_string_lossy()], 126, &["script"])
     });
     tests.add("refusals/a strace file that cannot be written", |context| {
         refused(

@@ -3,9 +3,12 @@
 //! The guest kernel checks whatever its safety rests on. What is checked here is checked so that the
 //! user reads one line that says what is the matter, and no virtual machine is made in vain.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 
 use thiserror::Error;
 
@@ -33,8 +36,10 @@ mod elf {
     pub const SEGMENT_INTERPRETER: u32 = 3;
 }
 
-/// Longest name of an interpreter that is read, for a message.
+/// Longest name of an interpreter: `PATH_MAX`.
 const INTERPRETER_MAX: usize = 4096;
+/// Linux reads so much of a script's first line.
+const FIRST_LINE: usize = 256;
 
 /// Why a file is no program for the guest.
 #[derive(Debug, Error)]
@@ -45,8 +50,8 @@ pub enum NotExecutable {
     /// It has no bytes.
     #[error("is empty")]
     Empty,
-    /// It begins with `#!`.
-    #[error("is a script; run its interpreter, and add the script with --file")]
+    /// It begins with `#!`, and nothing that could be a path follows.
+    #[error("is a script whose first line names no interpreter")]
     Script,
     /// It is something else than an ELF file.
     #[error("is not an ELF executable")]
@@ -66,15 +71,21 @@ pub enum NotExecutable {
     /// Its headers contradict the standard.
     #[error("has damaged ELF headers: {0}")]
     Damaged(&'static str),
-    /// It needs a dynamic linker.
-    #[error(
-        "is dynamically linked: it needs the interpreter {0}, which is not supported yet; link it statically"
-    )]
-    Dynamic(String),
+}
+
+/// What a program needs beside itself.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing: it is linked statically.
+    Nothing,
+    /// A dynamic linker, and the libraries that it finds.
+    DynamicLinker(PathBuf),
+    /// The program that runs this script.
+    Interpreter(PathBuf),
 }
 
 /// Checks the headers of an open file.
-pub fn check(file: &File) -> Result<(), NotExecutable> {
+pub fn check(file: &File) -> Result<Needs, NotExecutable> {
     let mut bytes = [0; elf::HEADER_SIZE];
     let length = read_up_to(file, &mut bytes, 0)?;
     let header = &bytes[..length];
@@ -82,7 +93,7 @@ pub fn check(file: &File) -> Result<(), NotExecutable> {
         return Err(NotExecutable::Empty);
     }
     if header.starts_with(b"#!") {
-        return Err(NotExecutable::Script);
+        return script(file);
     }
     if !header.starts_with(elf::MAGIC) {
         return Err(NotExecutable::NotElf);
@@ -127,7 +138,7 @@ fn check_identity(header: &[u8]) -> Result<(), NotExecutable> {
 }
 
 /// Looks for an interpreter among the program headers.
-fn check_segments(file: &File, header: &[u8]) -> Result<(), NotExecutable> {
+fn check_segments(file: &File, header: &[u8]) -> Result<Needs, NotExecutable> {
     let table = read_u64(header, elf::PROGRAM_HEADERS).unwrap_or(0);
     let size = read_u16(header, elf::PROGRAM_HEADER_SIZE).unwrap_or(0);
     let count = read_u16(header, elf::PROGRAM_HEADER_COUNT).unwrap_or(0);
@@ -145,14 +156,40 @@ fn check_segments(file: &File, header: &[u8]) -> Result<(), NotExecutable> {
     let is_interpreter =
         |segment: &&[u8]| segment.starts_with(&elf::SEGMENT_INTERPRETER.to_le_bytes());
     let Some(interpreter) = headers.chunks_exact(elf::PROGRAM_HEADER).find(is_interpreter) else {
-        return Ok(());
+        return Ok(Needs::Nothing);
     };
+    // What follows is what Linux wants of it, too.
     let offset = read_u64(interpreter, elf::SEGMENT_OFFSET).unwrap_or(0);
     let length = read_u64(interpreter, elf::SEGMENT_FILE_SIZE).unwrap_or(0);
-    let mut name = vec![0; usize::try_from(length).unwrap_or(INTERPRETER_MAX).min(INTERPRETER_MAX)];
-    let length = read_up_to(file, &mut name, offset)?;
-    let name = name[..length].split(|&byte| byte == 0).next().unwrap_or_default();
-    Err(NotExecutable::Dynamic(name.escape_ascii().to_string()))
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    if !(2..=INTERPRETER_MAX).contains(&length) {
+        return Err(NotExecutable::Damaged("the name of its interpreter has an impossible length"));
+    }
+    let mut name = vec![0; length];
+    if read_up_to(file, &mut name, offset)? < length {
+        return Err(NotExecutable::Truncated);
+    }
+    if name.last() != Some(&0) {
+        return Err(NotExecutable::Damaged("the name of its interpreter does not end"));
+    }
+    let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
+    Ok(Needs::DynamicLinker(path(name)))
+}
+
+/// The interpreter in a script's first line; the guest kernel reads the rest.
+fn script(file: &File) -> Result<Needs, NotExecutable> {
+    let mut line = [0; FIRST_LINE];
+    let length = read_up_to(file, &mut line, 0)?;
+    let line = line[2..length].split(|&byte| byte == b'\n' || byte == 0).next();
+    let mut words = line.unwrap_or_default().split(|&byte| byte == b' ' || byte == b'\t');
+    match words.find(|word| !word.is_empty()) {
+        Some(word) => Ok(Needs::Interpreter(path(word))),
+        None => Err(NotExecutable::Script),
+    }
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    PathBuf::from(OsStr::from_bytes(bytes))
 }
 
 /// Reads from an offset until the buffer is full or the file ends.
@@ -202,7 +239,7 @@ mod tests {
         bytes
     }
 
-    fn message(bytes: &[u8]) -> String {
+    fn checked(bytes: &[u8]) -> Result<Needs, NotExecutable> {
         // An unnamed file: nothing is left behind.
         let name = std::ffi::CString::new("elf").unwrap();
         // SAFETY: the name is a C string, and the descriptor that comes back is nobody else's.
@@ -212,7 +249,11 @@ mod tests {
             <File as std::os::fd::FromRawFd>::from_raw_fd(descriptor)
         };
         file.write_all(bytes).unwrap();
-        check(&file).err().map_or_else(String::new, |error| error.to_string())
+        check(&file)
+    }
+
+    fn message(bytes: &[u8]) -> String {
+        checked(bytes).err().map_or_else(String::new, |error| error.to_string())
     }
 
     fn changed(at: usize, with: &[u8]) -> String {
@@ -230,7 +271,7 @@ mod tests {
     #[test]
     fn each_kind_of_other_file_gets_its_own_message() {
         assert_eq!(message(b""), "is empty");
-        assert!(message(b"#!/bin/sh\n").contains("script"));
+        assert!(message(b"#! \n/bin/sh").contains("script"));
         assert!(message(b"hello").contains("not an ELF"));
         assert!(message(b"\x7fELF").contains("truncated"));
         assert!(message(&valid()[..63]).contains("truncated"));
@@ -253,8 +294,26 @@ mod tests {
         let mut interpreter = valid();
         interpreter[64] = 3;
         interpreter[72..80].copy_from_slice(&120_u64.to_le_bytes());
-        interpreter[96..104].copy_from_slice(&u64::MAX.to_le_bytes());
-        interpreter.extend(b"/lib/ld.so\x1b\0rest");
-        assert!(message(&interpreter).contains("/lib/ld.so\\x1b,"), "{}", message(&interpreter));
+        interpreter.extend(b"/lib/ld.so\0x");
+        let of_length = |length: u64| {
+            let mut bytes = interpreter.clone();
+            bytes[96..104].copy_from_slice(&length.to_le_bytes());
+            checked(&bytes)
+        };
+        assert_eq!(of_length(11).unwrap(), Needs::DynamicLinker("/lib/ld.so".into()));
+        for length in [0, 1, 10, 12, 13, 4097, u64::MAX] {
+            assert!(of_length(length).is_err(), "{length}");
+        }
+    }
+
+    #[test]
+    fn scripts_name_their_interpreter() {
+        let interpreter = |script: &str| match checked(script.as_bytes()) {
+            Ok(Needs::Interpreter(path)) => path.display().to_string(),
+            other => format!("{other:?}"),
+        };
+        assert_eq!(interpreter("#!/bin/sh\n"), "/bin/sh");
+        assert_eq!(interpreter("#! /usr/bin/env\tsh\nx"), "/usr/bin/env");
+        assert_eq!(interpreter("#!/bin/sh"), "/bin/sh");
     }
 }

@@ -1,6 +1,8 @@
 //! The `airlock` command: from its arguments to an exit status.
 
 mod executable;
+mod ld_cache;
+mod libraries;
 mod options;
 mod program;
 mod run;
@@ -136,14 +138,32 @@ fn print(text: &str) -> u8 {
 
 /// Writes one line to standard error. If that is closed too, there is no one to tell.
 fn report(message: &str) {
-    let line = format!("airlock: {}\n", message.replace('\n', " "));
-    let _ = io::stderr().write_all(line.as_bytes());
+    let _ = io::stderr().write_all(line(message).as_bytes());
+}
+
+/// A message as one line, in which no character that came from a file commands the terminal.
+fn line(message: &str) -> String {
+    let mut line = "airlock: ".to_owned();
+    for character in message.chars() {
+        match character {
+            '\n' => line.push(' '),
+            _ if character.is_control() => line.extend(character.escape_default()),
+            _ => line.push(character),
+        }
+    }
+    line.push('\n');
+    line
 }
 
 #[cfg(test)]
 mod tests {
-    use super::first_line;
+    use super::{first_line, line};
     use clap::Parser;
+
+    #[test]
+    fn a_message_is_one_line_without_commands() {
+        assert_eq!(line("'a\nb\x1b[2J' é"), "airlock: 'a b\\u{1b}[2J' é\n");
+    }
 
     fn message(arguments: &[&str]) -> String {
         let line = super::CommandLine::try_parse_from([&["airlock"], arguments].concat());

@@ -16,9 +16,10 @@ const MAX_MEMORY: u64 = LOW_RAM_END + (ROOT_IMAGE_BASE - HIGH_RAM_BASE);
 const MAX_CPUS: i64 = 254;
 
 const RUN_EXAMPLES: &str = "\
-PROGRAM is a static x86-64 Linux executable. A name without a slash is looked for in PATH. The guest
-sees it, and the files given with --file, at the same absolute paths as on the host (those below
-/dev, /proc and /sys in /bin), in a file system of their own: what it writes is gone when it ends.
+PROGRAM is an x86-64 Linux executable or a script. A name without a slash is looked for in PATH. The
+guest sees it, the dynamic linker, libraries or interpreter that it names, and the files given with
+--file, at the same absolute paths as on the host (those below /dev, /proc and /sys in /bin), in a file
+system of their own: what it writes is gone when it ends.
 
 Examples:
   airlock run                                  show where a program in here is, and what holds it

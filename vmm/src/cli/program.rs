@@ -1,7 +1,7 @@
 //! Finds the program that the user named, and its place in the guest.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 use thiserror::Error;
 use vmm::image::{self, GuestPath, ImageError};
 
-use super::executable::{self, NotExecutable};
+use super::executable::{self, Needs, NotExecutable};
 
 /// Directories of the guest that show no files of the root image: the kernel has its own there.
 const KERNEL_DIRECTORIES: [&str; 3] = ["/dev", "/proc", "/sys"];
@@ -27,6 +27,10 @@ pub struct Program {
     pub host: PathBuf,
     /// Where it will be in the guest.
     pub guest: GuestPath,
+    /// If that is a symbolic link: where it leads.
+    pub target: Option<GuestPath>,
+    /// What it needs beside itself.
+    pub needs: Needs,
 }
 
 /// Why there is no such program, or none that can run.
@@ -60,6 +64,14 @@ pub enum ProgramError {
         /// What is wrong with it.
         reason: NotExecutable,
     },
+    /// Its interpreter cannot be used.
+    #[error("'{program}' needs an interpreter: {error}")]
+    Interpreter {
+        /// The program.
+        program: PathBuf,
+        /// What is wrong with the interpreter.
+        error: Box<ProgramError>,
+    },
     /// It cannot have its place in the guest.
     #[error(transparent)]
     Image(#[from] ImageError),
@@ -67,9 +79,10 @@ pub enum ProgramError {
 
 impl ProgramError {
     /// The exit status that says so, as in a shell.
-    pub const fn status(&self) -> u8 {
+    pub fn status(&self) -> u8 {
         match self {
             Self::Missing(_) | Self::NotInPath(_) => super::NOT_FOUND,
+            Self::Interpreter { error, .. } => error.status(),
             Self::Image(_) => super::FAILED,
             _ => super::NOT_EXECUTABLE,
         }
@@ -126,11 +139,54 @@ impl Program {
         if metadata.mode() & 0o111 == 0 {
             return Err(ProgramError::NoPermission(host));
         }
-        executable::check(&file)
+        let needs = executable::check(&file)
             .map_err(|reason| ProgramError::NotExecutable { path: host.clone(), reason })?;
         let guest = guest_path(path)?;
-        Ok(Self { file, host, guest })
+        let target = match link_target(path, &metadata) {
+            Some(target) => Some(guest_path(&target)?),
+            None => None,
+        };
+        Ok(Self { file, host, guest, target, needs })
     }
+
+    /// How the program is called in the guest, if the user called it by `name` and the working
+    /// directory is the same there: by that name, unless it would lead elsewhere.
+    pub fn called(&self, name: &[u8]) -> Vec<u8> {
+        let path = Path::new(OsStr::from_bytes(name));
+        // A directory that is left again does not exist in the guest.
+        let leads_back = path.components().is_sorted_by_key(|part| part != Component::ParentDir);
+        let is_there = absolute(path).as_os_str().as_bytes() == self.guest.as_bytes();
+        if name.contains(&b'/')
+            && leads_back
+            && is_there
+            && !in_kernel_directory(&absolute(Path::new(".")))
+        {
+            name.to_vec()
+        } else {
+            self.guest.as_bytes().to_vec()
+        }
+    }
+
+    /// Opens the program that another one needs to run.
+    ///
+    /// # Errors
+    ///
+    /// As for the other, if this one is missing or cannot run.
+    pub fn open_interpreter(&self, path: &Path) -> Result<Self, ProgramError> {
+        Self::open(path).map_err(|error| ProgramError::Interpreter {
+            program: self.host.clone(),
+            error: Box::new(error),
+        })
+    }
+}
+
+/// What a symbolic link leads to in the end, if the path is one, and if it leads to this file.
+fn link_target(path: &Path, file: &Metadata) -> Option<PathBuf> {
+    path.symlink_metadata().ok().filter(Metadata::is_symlink)?;
+    let target = path.canonicalize().ok()?;
+    // Links in /proc lead to files that may be elsewhere now, or nowhere.
+    let metadata = target.symlink_metadata().ok()?;
+    ((metadata.dev(), metadata.ino()) == (file.dev(), file.ino())).then_some(target)
 }
 
 /// The place of a host's file in the guest: its absolute path there, so that names that the user and
@@ -164,7 +220,7 @@ fn in_kernel_directory(path: &Path) -> bool {
 
 /// The absolute form of a path, without `.` and `..`. Symbolic links are not followed: a link to a
 /// program keeps the name by which it was called.
-fn absolute(path: &Path) -> PathBuf {
+pub fn absolute(path: &Path) -> PathBuf {
     // Without a current directory (it was removed), the root is as good as any.
     let mut absolute = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
     for component in path.components() {

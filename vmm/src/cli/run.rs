@@ -9,8 +9,10 @@ use vmm::image::{GuestPath, ImageBuilder};
 use vmm::terminal::RawMode;
 use vmm::{Config, KernelImage, Outcome, StraceTarget, embedded};
 
+use super::executable::Needs;
+use super::libraries;
 use super::options::RunOptions;
-use super::program::{self, Program};
+use super::program::{self, Program, ProgramError};
 use super::{Failure, NOT_EXECUTABLE, NOT_FOUND, SIGNALED, TIMED_OUT, report};
 
 /// Where programs are in a guest, for programs that look for others.
@@ -19,6 +21,9 @@ const GUEST_PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 const GUEST_HOME: &[u8] = b"HOME=/root";
 /// Where the tour is in the guest.
 const TOUR_PATH: &[u8] = b"/bin/tour";
+
+/// How often the interpreter of a script may be a script, as on Linux.
+const SCRIPTS: usize = 5;
 
 /// Runs a program, and returns the exit status of the command.
 pub fn run(options: RunOptions) -> Result<u8, Failure> {
@@ -66,6 +71,7 @@ fn start_log(verbose: bool) {
 fn configure(options: RunOptions) -> Result<Config, Failure> {
     let mut image = ImageBuilder::new();
     let mut arguments: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_vec).collect();
+    let environment = environment(options.env, options.terminal)?;
 
     for argument in &options.file {
         let (host, guest) = split_file(argument)?;
@@ -75,13 +81,15 @@ fn configure(options: RunOptions) -> Result<Config, Failure> {
         let search_path = std::env::var_os("PATH");
         let program = Program::find(OsStr::from_bytes(name), search_path.as_deref())
             .map_err(|error| Failure { status: error.status(), message: error.to_string() })?;
-        image.add_opened(&program.host, program.file, &program.guest)?;
-        program.guest
+        let guest = program.guest.as_bytes().to_vec();
+        let called = if options.workdir.is_none() { program.called(name) } else { guest };
+        add_program(&mut image, program, &environment, SCRIPTS)?;
+        called
     } else {
         arguments.push(b"tour".to_vec());
         let guest = GuestPath::new(TOUR_PATH)?;
         image.add_embedded(embedded::TOUR, &guest)?;
-        guest
+        TOUR_PATH.to_vec()
     };
     let directory = match &options.workdir {
         Some(directory) => GuestPath::new(directory.as_bytes())?,
@@ -94,15 +102,57 @@ fn configure(options: RunOptions) -> Result<Config, Failure> {
         cpus: options.cpus,
         kernel: options.kernel.map_or(KernelImage::Embedded(embedded::KERNEL), KernelImage::File),
         root: image.build()?,
-        program: program.as_bytes().to_vec(),
+        program,
         arguments,
-        environment: environment(options.env, options.terminal)?,
+        environment,
         directory: directory.as_bytes().to_vec(),
         terminal: options.terminal,
         timeout: options.timeout,
         strace: strace_target(options.strace)?,
         verbose: options.verbose,
     })
+}
+
+/// Adds a program to the image, and what it needs: the interpreter of a script, the dynamic linker, the
+/// libraries. `scripts` is how many more scripts may be interpreters of each other.
+fn add_program(
+    image: &mut ImageBuilder,
+    program: Program,
+    environment: &[Vec<u8>],
+    scripts: usize,
+) -> Result<(), Failure> {
+    let failure =
+        |error: ProgramError| Failure { status: error.status(), message: error.to_string() };
+    match &program.needs {
+        Needs::Nothing => {}
+        // The guest kernel says ELOOP of too many.
+        Needs::Interpreter(_) if scripts == 0 => {}
+        Needs::Interpreter(path) => {
+            let interpreter = program.open_interpreter(path).map_err(failure)?;
+            add_program(image, interpreter, environment, scripts - 1)?;
+        }
+        Needs::DynamicLinker(path) => {
+            program.open_interpreter(path).map_err(failure)?;
+            let variables = libraries::Variables {
+                path: variable(environment, b"LD_LIBRARY_PATH"),
+                preload: variable(environment, b"LD_PRELOAD"),
+            };
+            for library in libraries::find(&program.host, &program.file, path, variables) {
+                image.add_missing(&library, &program::guest_path(&library)?)?;
+            }
+        }
+    }
+    if let Some(target) = &program.target {
+        image.add_symlink(&program.guest, target)?;
+    }
+    let guest = program.target.as_ref().unwrap_or(&program.guest);
+    Ok(image.add_opened(&program.host, program.file, guest)?)
+}
+
+/// The value of a variable.
+fn variable<'a>(environment: &'a [Vec<u8>], name: &[u8]) -> Option<&'a OsStr> {
+    let value = |variable: &'a Vec<u8>| variable.strip_prefix(name)?.strip_prefix(b"=");
+    environment.iter().find_map(value).map(OsStr::from_bytes)
 }
 
 /// Reads `HOST[:GUEST]`. The last colon separates; a GUEST that ends in a slash is a directory for

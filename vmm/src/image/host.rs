@@ -1,7 +1,7 @@
 //! Files and directories of the host, added to a root image.
 
 use std::fs::{self, File, Metadata, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -107,6 +107,9 @@ pub fn open(path: &Path) -> io::Result<File> {
 
 fn read(file: &File, length: u64, path: &Path) -> Result<Vec<u8>, ImageError> {
     let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    // Whoever looked at the file before may have left its offset anywhere.
+    let mut file = file;
+    file.rewind().map_err(unreadable(path))?;
     file.take(length).read_to_end(&mut bytes).map_err(unreadable(path))?;
     if u64::try_from(bytes.len()) == Ok(length) {
         Ok(bytes)

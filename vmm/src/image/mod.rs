@@ -81,6 +81,28 @@ impl ImageBuilder {
         self.host.add_opened(&mut self.tree, host, file, guest)
     }
 
+    /// Adds a file of the host, unless its place in the guest is taken: what the user gave counts.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be read.
+    pub fn add_missing(&mut self, host: &Path, guest: &GuestPath) -> Result<(), ImageError> {
+        match self.host.add(&mut self.tree, host, guest) {
+            Err(ImageError::Duplicate(_) | ImageError::NotADirectory(_)) => Ok(()),
+            added => added,
+        }
+    }
+
+    /// Adds a symbolic link.
+    ///
+    /// # Errors
+    ///
+    /// If something else is at its place.
+    pub fn add_symlink(&mut self, guest: &GuestPath, target: &GuestPath) -> Result<(), ImageError> {
+        let content = Content::Symlink(target.as_bytes().to_vec());
+        self.tree.add_file(guest, content, Attributes::made_up(0o777))
+    }
+
     /// Adds an executable that Airlock carries inside.
     ///
     /// # Errors

@@ -3,16 +3,19 @@
 
 use super::cpu::{msr, read_msr, write_msr};
 use crate::memory::PhysAddr;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 /// Vector of the local timer.
 pub const TIMER_VECTOR: u8 = 0xec;
+/// Vector with which a vCPU makes another look at its queue and at what it shall forget.
+pub const WAKE_VECTOR: u8 = 0xed;
 /// Spurious interrupts.
 const SPURIOUS_VECTOR: u64 = 0xff;
 
 // x2APIC registers as MSRs: 0x800 plus their MMIO offset / 16.
 const EOI: u32 = msr::X2APIC + 0x0b;
 const SPURIOUS: u32 = msr::X2APIC + 0x0f;
+const COMMAND: u32 = msr::X2APIC + 0x30;
 const TIMER: u32 = msr::X2APIC + 0x32;
 const TIMER_INITIAL: u32 = msr::X2APIC + 0x38;
 const TIMER_DIVIDE: u32 = msr::X2APIC + 0x3e;
@@ -76,6 +79,23 @@ fn read(register: u32) -> u64 {
 /// Lets this vCPU receive interrupts.
 pub fn enable() {
     write(SPURIOUS, ENABLED | SPURIOUS_VECTOR);
+}
+
+/// Sends [`WAKE_VECTOR`] to the vCPU with this APIC id (SDM volume 3, section 10.6.1): fixed delivery,
+/// physical destination.
+pub fn send_wake(id: u32) {
+    const ASSERT: u64 = 1 << 14;
+    let command = ASSERT | u64::from(WAKE_VECTOR);
+    // What the other one shall see is in memory first: a write to an x2APIC register does not wait for
+    // stores (SDM volume 3, section 10.12.3).
+    fence(Ordering::SeqCst);
+    if IN_MEMORY.load(Ordering::Relaxed) {
+        // The high half, with the destination, does not send.
+        write(COMMAND + 1, u64::from(id) << 24);
+        write(COMMAND, command);
+    } else {
+        write(COMMAND, u64::from(id) << 32 | command);
+    }
 }
 
 /// Tells the APIC that the current interrupt was handled.

@@ -68,6 +68,7 @@ unsafe extern "C" {
 /// # Safety
 /// The kernel's side is valid for `len` bytes; the program's side lies in the lower half.
 pub unsafe fn copy(target: *mut u8, source: *const u8, len: usize) -> usize {
+    crate::sync::expect_none_held();
     if super::Cpu::current().native.take_stale() {
         super::cpu::reload_root();
     }

@@ -119,6 +119,18 @@ pub struct Cpu {
     pub(super) complete: AtomicBool,
     /// What CR3 holds.
     root: AtomicU64,
+    /// What CR3 will hold in a moment; 0 otherwise.
+    next_root: AtomicU64,
+    /// How often others asked this vCPU to forget translations, and how much of that it has done.
+    asked: AtomicU64,
+    forgotten: AtomicU64,
+    /// A wake-up is on its way: another one need not be sent.
+    called: AtomicBool,
+    /// Top of the stack on which it waits when it has no thread at all (guest-virtual).
+    pub idle_stack: AtomicU64,
+    /// The locks that it holds.
+    #[cfg(debug_assertions)]
+    held: crate::sync::order::Held,
     /// What host B needs.
     pub(super) native: Native,
     gdt: [u64; 10],
@@ -154,6 +166,13 @@ impl Cpu {
             switch: AtomicBool::new(false),
             complete: AtomicBool::new(false),
             root: AtomicU64::new(0),
+            next_root: AtomicU64::new(0),
+            asked: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
+            called: AtomicBool::new(false),
+            idle_stack: AtomicU64::new(0),
+            #[cfg(debug_assertions)]
+            held: crate::sync::order::Held::new(),
             native: Native::new(),
             gdt: GDT,
             tss: TaskState {
@@ -208,20 +227,76 @@ impl Cpu {
         self.work.load(Ordering::Relaxed)
     }
 
-    /// Begins the work that was asked for; more may be asked for meanwhile.
+    /// Begins the work that was asked for; more may be asked for meanwhile, also by other vCPUs: what is
+    /// looked at afterwards is no older than the flag.
     pub fn take_work(&self) {
-        self.work.store(false, Ordering::Relaxed);
+        self.work.swap(false, Ordering::SeqCst);
     }
 
     /// Asks for a turn of another thread, on the way back to ring 3.
     pub fn request_switch(&self) {
-        self.switch.store(true, Ordering::Relaxed);
+        self.switch.store(true, Ordering::Release);
         self.request_work();
     }
 
     /// Whether that was asked for.
     pub fn take_switch(&self) -> bool {
-        self.switch.load(Ordering::Relaxed) && self.switch.swap(false, Ordering::Relaxed)
+        self.switch.load(Ordering::Acquire) && self.switch.swap(false, Ordering::Acquire)
+    }
+
+    /// Whether translations of the address space with this root may be remembered here.
+    pub fn uses(&self, root: PhysAddr) -> bool {
+        // In this order: a root moves from the second to the first.
+        self.next_root.load(Ordering::SeqCst) == root.0
+            || self.root.load(Ordering::SeqCst) == root.0
+    }
+
+    /// Asks the vCPU, from another, to forget what it remembers of programs' pages.
+    pub fn ask_to_forget(&self) {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.call();
+    }
+
+    /// How often that was asked.
+    pub fn asked_so_far(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    /// Whether the vCPU has done it so often.
+    pub fn has_forgotten(&self, number: u64) -> bool {
+        self.forgotten.load(Ordering::Acquire) >= number
+    }
+
+    /// Forgets translations if another vCPU asked for it. Called on this vCPU by whoever waits with
+    /// interrupts off, and by the wake-up's handler.
+    pub fn forget_if_asked(&self) {
+        let asked = self.asked.load(Ordering::SeqCst);
+        if asked != self.forgotten.load(Ordering::Relaxed) {
+            if native::is_here() {
+                self.native.note_stale_elsewhere();
+            } else {
+                reload_root();
+            }
+            self.forgotten.store(asked, Ordering::Release);
+        }
+    }
+
+    /// Interrupts the vCPU, from another.
+    pub fn call(&self) {
+        if self.called.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let was_native = native::is_here();
+        super::apic::send_wake(self.index());
+        if was_native {
+            native::resume();
+        }
+    }
+
+    /// The interrupt of [`Self::call`] has arrived.
+    pub fn answer(&self) {
+        self.called.swap(false, Ordering::SeqCst);
+        self.forget_if_asked();
     }
 
     /// What CR3 holds (guest-physical).
@@ -234,9 +309,13 @@ impl Cpu {
     /// # Safety
     /// As for [`switch_space`].
     pub unsafe fn set_root(&self, root: PhysAddr) {
-        self.root.store(root.0, Ordering::Relaxed);
+        // Whoever changes the tables finds the root here before the processor uses them, and until it
+        // does no longer; loading CR3 waits for the store.
+        self.next_root.store(root.0, Ordering::Relaxed);
         // SAFETY: by the contract.
         unsafe { switch_space(root.0) };
+        self.root.store(root.0, Ordering::Release);
+        self.next_root.store(0, Ordering::Release);
     }
 
     /// The next system call is handled by a function that was called from Rust: the program's frame is
@@ -247,8 +326,15 @@ impl Cpu {
 
     /// Sends the way back to the program through the slow path, once.
     pub fn request_work(&self) {
-        self.work.store(true, Ordering::Relaxed);
+        self.work.store(true, Ordering::Release);
     }
+}
+
+/// Lets a moment pass for whoever waits for another vCPU with interrupts off: what that one may wait for
+/// in turn is done.
+pub fn relax() {
+    Cpu::current().forget_if_asked();
+    core::hint::spin_loop();
 }
 
 static mut BOOT_CPU: Cpu = Cpu::new();
@@ -350,7 +436,19 @@ pub unsafe fn init(index: u32, stack_top: u64, syscall_target: u64) {
         write_msr(msr::LSTAR, syscall_target);
         write_msr(msr::SFMASK, SYSCALL_MASK);
     }
+    #[cfg(debug_assertions)]
+    STARTED.store(true, Ordering::Relaxed);
 }
+
+/// The locks that the vCPU which runs this holds; `None` before it knows which it is.
+#[cfg(debug_assertions)]
+pub fn held_locks() -> Option<&'static crate::sync::order::Held> {
+    STARTED.load(Ordering::Relaxed).then(|| &Cpu::current().held)
+}
+
+/// Whether the first vCPU has its block.
+#[cfg(debug_assertions)]
+static STARTED: AtomicBool = AtomicBool::new(false);
 
 /// Loads another interrupt descriptor table of 256 gates.
 ///
@@ -558,6 +656,20 @@ pub fn flush_all() {
         return Cpu::current().native.note_stale();
     }
     reload_root();
+}
+
+/// Lets the other vCPUs forget translations of the address space with this root, before it returns.
+#[inline]
+pub fn flush_elsewhere(root: PhysAddr) {
+    if !is_only_one() {
+        crate::sched::cpus::forget(root);
+    }
+}
+
+/// Whether no other vCPU can have translations to forget.
+#[inline]
+pub fn is_only_one() -> bool {
+    crate::sched::cpus::count() == 1
 }
 
 /// The index if it is below the limit, else 0; without a branch that could be mispredicted.

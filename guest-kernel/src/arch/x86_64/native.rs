@@ -23,7 +23,7 @@ use super::cpu::{self, Cpu};
 use super::frame::{TrapFrame, rflags, selector};
 use core::arch::{asm, global_asm};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 /// Bytes of a monitor stack: two nested frames are the most that is ever on it.
 const MONITOR_STACK: usize = 512;
@@ -41,8 +41,9 @@ pub struct Native {
     /// Roots of the current address space (guest-physical).
     user_root: AtomicU64,
     kernel_root: AtomicU64,
-    /// Translations may have to be forgotten before the next copy to or from a program.
-    stale: AtomicBool,
+    /// Translations may have to be forgotten before the next copy to or from a program: [`HERE`],
+    /// [`ELSEWHERE`].
+    stale: AtomicU8,
     /// What IRET leads from the monitor to the kernel with: after an exception of a program...
     start: ReturnFrame,
     /// ...and of the kernel itself.
@@ -85,7 +86,7 @@ impl Native {
             fault_address: AtomicU64::new(0),
             user_root: AtomicU64::new(0),
             kernel_root: AtomicU64::new(0),
-            stale: AtomicBool::new(false),
+            stale: AtomicU8::new(0),
             start: ReturnFrame::new(),
             nested: ReturnFrame::new(),
         }
@@ -117,14 +118,33 @@ impl Native {
     /// A translation has become wrong while the kernel is in ring 3. On the way back to the program all
     /// are forgotten; a copy to or from it meanwhile has to see to it.
     pub fn note_stale(&self) {
-        self.stale.store(true, Ordering::Relaxed);
+        self.stale.store(self.stale.load(Ordering::Relaxed) | HERE, Ordering::Relaxed);
     }
 
-    /// Whether that is so; not any more.
+    /// The same, and another vCPU made it so: even a copy that is under way must not go on.
+    pub fn note_stale_elsewhere(&self) {
+        self.stale.store(self.stale.load(Ordering::Relaxed) | ELSEWHERE, Ordering::Relaxed);
+    }
+
+    /// Whether one of these was noted; not any more.
     pub fn take_stale(&self) -> bool {
-        self.stale.load(Ordering::Relaxed) && self.stale.swap(false, Ordering::Relaxed)
+        let stale = self.stale.load(Ordering::Relaxed) != 0;
+        if stale {
+            self.stale.store(0, Ordering::Relaxed);
+        }
+        stale
+    }
+
+    /// Whether the second was noted; then neither is any more.
+    pub fn take_stale_elsewhere(&self) -> bool {
+        self.stale.load(Ordering::Relaxed) & ELSEWHERE != 0 && self.take_stale()
     }
 }
+
+/// This vCPU changed a translation.
+const HERE: u8 = 1;
+/// Another one did.
+const ELSEWHERE: u8 = 2;
 
 /// The kernel has arrived in ring 3 for the first time.
 pub fn begin() {
@@ -181,6 +201,7 @@ unsafe extern "C" {
 /// The frame is a ring 3 state at the top of the running thread's stack, and the roots are those of the
 /// thread's address space.
 pub unsafe fn enter(frame: *mut TrapFrame) -> ! {
+    // Not always the same vCPU: the work may be to move to another.
     while Cpu::current().has_work() {
         // SAFETY: by the contract.
         crate::syscall::exit_work(unsafe { &mut *frame }, 0);
@@ -438,8 +459,7 @@ global_asm!(
 /// A program has entered the kernel, which is in ring 3; the frame is complete.
 extern "C" fn entered(frame: &mut TrapFrame, vector: u32) {
     const PAGE_FAULT: u32 = 14;
-    let cpu = Cpu::current();
-    cpu.native.stale.store(false, Ordering::Relaxed);
+    Cpu::current().native.stale.store(0, Ordering::Relaxed);
     // SYSCALL: the fetch of its target faulted, and RCX is where it returns to. A jump there with an RCX
     // that no SYSCALL leaves is a jump into the kernel.
     let is_call = vector == PAGE_FAULT
@@ -453,7 +473,7 @@ extern "C" fn entered(frame: &mut TrapFrame, vector: u32) {
     } else {
         super::trap::exception(frame, vector);
     }
-    // The thread may go on on another vCPU.
+    // Not always the same vCPU: the work may be to move to another.
     while Cpu::current().has_work() {
         crate::syscall::exit_work(frame, is_call.into());
     }

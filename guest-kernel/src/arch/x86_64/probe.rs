@@ -90,7 +90,9 @@ pub unsafe fn enter_user(frame: &TrapFrame, root: PhysAddr) -> ! {
         cpu::set_syscall_target(syscall_target());
     }
     enable_here();
-    crate::sched::cpus::start_secondaries(crate::boot::cpus());
+    if crate::boot::cpus() > 1 {
+        crate::sched::cpus::start_secondaries(crate::boot::cpus());
+    }
     // SAFETY: a complete ring 3 state, made by `exec`.
     unsafe { entry::return_to_user(frame) }
 }

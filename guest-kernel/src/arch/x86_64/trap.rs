@@ -74,6 +74,11 @@ fn page_fault(frame: &mut TrapFrame) {
     } else {
         Err(Fault::UNMAPPED)
     };
+    // While this waited for a lock, another vCPU may have had translations forgotten, also of the copy that
+    // goes on now.
+    if !user && Cpu::current().native.take_stale_elsewhere() {
+        cpu::reload_root();
+    }
     match (result, fixup) {
         (Ok(()), _) => {
             crate::process::current().minor_faults.fetch_add(1, Ordering::Relaxed);
@@ -135,7 +140,11 @@ fn interrupt(vector: u32) {
     } else if (IRQ_VECTOR_BASE..u32::from(apic::TIMER_VECTOR)).contains(&vector) {
         crate::drivers::interrupt(vector - IRQ_VECTOR_BASE);
     }
-    // A wake-up needs no more than having arrived; a spurious interrupt gets no EOI.
+    if vector == u32::from(apic::WAKE_VECTOR) {
+        Cpu::current().answer();
+        crate::sched::run::look_at_queue();
+    }
+    // A spurious interrupt gets no EOI.
     if vector != 0xff {
         apic::end_of_interrupt();
     }

@@ -413,7 +413,8 @@ impl Drop for EventPoll {
 impl Stream for EventPoll {
     /// Whether a wait would find anything, for an epoll above this one.
     fn poll(&self) -> Events {
-        let _scan = self.scan.lock();
+        // Epolls watch each other in no circle (`nesting`): those above come first.
+        let _scan = self.scan.lock_in_order();
         let end = self.core.table.lock().now();
         loop {
             let Some((interest, item)) = self.core.table.lock().take(end) else {
@@ -422,6 +423,11 @@ impl Stream for EventPoll {
             let Some(file) = item.file.upgrade() else { continue };
             if u32::from(file.poll().0) & interest.events != 0 {
                 self.core.table.lock().put_back(&item);
+                // Whoever looked meanwhile, and was going to sleep, found the list empty. It was counted before it
+                // looked: either it is seen here, or it saw the item.
+                if self.core.has_sleepers() {
+                    self.core.queue.wake_sleepers();
+                }
                 return Events::IN;
             }
         }

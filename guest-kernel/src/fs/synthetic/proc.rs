@@ -5,10 +5,12 @@ mod process;
 use super::super::facts::MachineFacts;
 use super::super::services::services;
 use super::super::tty::registry;
-use super::super::{epoll, inotify};
+use super::super::{epoll, inotify, pipe};
 use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
+use crate::ipc::{messages, semaphores, shared_memory};
 use crate::memory::PAGE;
+use crate::net::options;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -22,7 +24,18 @@ static ENTRIES: &[Entry] = &[
     link(2, "self", |_| own_path("")),
     link(3, "thread-self", |_| own_path("/task/")),
     link(4, "mounts", |_| super::device::path(b"self/mounts")),
+    link(60, "net", |_| super::device::path(b"self/net")),
     text(5, "meminfo", memory),
+    text(70, "locks", |_| crate::fs::locks::text()),
+    directory(
+        71,
+        "sysvipc",
+        &[
+            text(72, "shm", |_| crate::ipc::listing::shared_memory()),
+            text(73, "sem", |_| crate::ipc::listing::semaphores()),
+            text(74, "msg", |_| crate::ipc::listing::messages()),
+        ],
+    ),
     text(6, "cpuinfo", cpus),
     text(7, "stat", statistics),
     text(8, "uptime", uptime),
@@ -58,6 +71,16 @@ static ENTRIES: &[Entry] = &[
                     text(17, "osrelease", |_| line(machine()?.names[2])),
                     text(18, "ostype", |_| line(machine()?.names[0])),
                     text(19, "version", |_| line(machine()?.names[3])),
+                    text(75, "shmmax", |_| number(shared_memory::MAX_SIZE)),
+                    text(76, "shmall", |_| number(shared_memory::MAX_PAGES)),
+                    text(77, "shmmni", |_| number(shared_memory::MAX_SEGMENTS as u64)),
+                    text(78, "sem", |_| {
+                        let [of_set, of_all, of_call, sets] = semaphores::LIMITS;
+                        line(&format!("{of_set}\t{of_all}\t{of_call}\t{sets}"))
+                    }),
+                    text(79, "msgmax", |_| number(messages::MAX_MESSAGE as u64)),
+                    text(80, "msgmnb", |_| number(messages::MAX_QUEUE)),
+                    text(81, "msgmni", |_| number(messages::MAX_QUEUES as u64)),
                     text(20, "pid_max", |_| line("32768")),
                     text(21, "threads-max", |_| line("32768")),
                     text(22, "ngroups_max", |_| line("65536")),
@@ -95,13 +118,32 @@ static ENTRIES: &[Entry] = &[
             directory(
                 33,
                 "net",
-                &[directory(34, "core", &[text(35, "somaxconn", |_| line("4096"))])],
+                &[
+                    directory(
+                        34,
+                        "core",
+                        &[
+                            text(35, "somaxconn", |_| line("4096")),
+                            text(61, "wmem_default", |_| number(options::DEFAULT_BUFFER.into())),
+                            text(62, "rmem_default", |_| number(options::DEFAULT_BUFFER.into())),
+                            text(63, "wmem_max", |_| number(options::MAX_BUFFER.into())),
+                            text(64, "rmem_max", |_| number(options::MAX_BUFFER.into())),
+                        ],
+                    ),
+                    directory(
+                        65,
+                        "unix",
+                        &[text(66, "max_dgram_qlen", |_| {
+                            number(crate::net::unix::MAX_DATAGRAMS as u64)
+                        })],
+                    ),
+                ],
             ),
             directory(
                 36,
                 "fs",
                 &[
-                    text(37, "pipe-max-size", |_| line("1048576")),
+                    text(37, "pipe-max-size", |_| number(pipe::MAX_CAPACITY as u64)),
                     text(38, "nr_open", |_| line("1048576")),
                     text(39, "file-max", |_| line("1048576")),
                     directory(

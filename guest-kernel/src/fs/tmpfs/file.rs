@@ -6,14 +6,21 @@
 //! A program's memory is copied with the lock released, as the copy may fault and the page come from
 //! this very file. What the copy works on is a reference to a frame, which stays valid by itself.
 
+use super::memfd::Memfd;
 use super::pages::Pages;
 use crate::errno::{Errno, Result};
 use crate::fs::erofs::{self, Image, Location};
 use crate::fs::root::Usage;
 use crate::fs::source::Source;
 use crate::memory::{Content, Frame, PAGE, PAGE_SIZE, Page, SharedBytes, UserWriter, usize_from};
+use crate::sched::WaitQueue;
 use crate::sync::SpinLock;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use linux_raw_sys::general::{F_SEAL_FUTURE_WRITE, F_SEAL_WRITE};
 
+/// Those who seal files and wait for others to have written.
+static WRITERS: WaitQueue = WaitQueue::new();
 /// No file is longer, as offsets are signed.
 const MAX_SIZE: u64 = i64::MAX.cast_unsigned();
 
@@ -40,6 +47,8 @@ struct Data {
     pages: Pages,
     size: u64,
     lower: Option<Lower>,
+    /// What only a file of `memfd_create` has.
+    memfd: Option<Box<Memfd>>,
 }
 
 /// A regular file's content.
@@ -115,7 +124,7 @@ fn new_frame(content: Option<SharedBytes<'static>>, usage: &'static Usage) -> Re
 impl File {
     /// An empty file.
     pub const fn new(usage: &'static Usage) -> Self {
-        let data = Data { pages: Pages::EMPTY, size: 0, lower: None };
+        let data = Data { pages: Pages::EMPTY, size: 0, lower: None, memfd: None };
         Self { data: SpinLock::new(data), usage }
     }
 
@@ -123,7 +132,72 @@ impl File {
     pub const fn over(usage: &'static Usage, image: Image, inode: erofs::Inode) -> Self {
         let size = inode.size();
         let lower = Some(Lower { image, inode, len: size });
-        Self { data: SpinLock::new(Data { pages: Pages::EMPTY, size, lower }), usage }
+        let data = Data { pages: Pages::EMPTY, size, lower, memfd: None };
+        Self { data: SpinLock::new(data), usage }
+    }
+
+    /// Makes it a file of `memfd_create(2)`, with a label to show and these seals.
+    pub fn make_memfd(&self, label: Vec<u8>, seals: u32) {
+        self.data.lock().memfd = Some(Box::new(Memfd { label, seals, mapped: 0, writing: 0 }));
+    }
+
+    /// What it is called, if it is a file of `memfd_create(2)`.
+    pub fn label(&self) -> Option<Vec<u8>> {
+        self.data.lock().memfd.as_ref().map(|memfd| memfd.label.clone())
+    }
+
+    /// Its seals (`F_GET_SEALS`).
+    ///
+    /// # Errors
+    /// EINVAL if it cannot be sealed.
+    pub fn seals(&self) -> Result<u32> {
+        let data = self.data.lock();
+        Ok(data.memfd.as_ref().ok_or(Errno::EINVAL)?.seals)
+    }
+
+    /// Adds seals (`F_ADD_SEALS`).
+    ///
+    /// # Errors
+    /// EINVAL if it cannot be sealed, EPERM if it may not be sealed any more, EBUSY if it is mapped
+    /// and may be written to, EINTR.
+    pub fn add_seals(&self, add: u32, is_executable: bool) -> Result<()> {
+        let sealed = {
+            let mut data = self.data.lock();
+            data.memfd.as_mut().ok_or(Errno::EINVAL)?.seal(add, is_executable)?
+        };
+        if sealed & F_SEAL_WRITE != 0 {
+            // Whoever writes now may have begun before.
+            crate::sched::wait_killable(&WRITERS, || {
+                let data = self.data.lock();
+                data.memfd.as_ref().is_none_or(|memfd| memfd.writing == 0).then_some(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Looks whether it may be mapped so that writes go to it, and counts it if so; nothing is to be
+    /// counted if it cannot be sealed.
+    ///
+    /// # Errors
+    /// EPERM if a seal is in the way.
+    pub fn map_writable(&self) -> Result<bool> {
+        match &mut self.data.lock().memfd {
+            None => Ok(false),
+            Some(memfd) if memfd.seals & (F_SEAL_WRITE | F_SEAL_FUTURE_WRITE) != 0 => {
+                Err(Errno::EPERM)
+            }
+            Some(memfd) => {
+                memfd.mapped += 1;
+                Ok(true)
+            }
+        }
+    }
+
+    /// Such a mapping is gone.
+    pub fn unmap_writable(&self) {
+        if let Some(memfd) = &mut self.data.lock().memfd {
+            memfd.mapped -= 1;
+        }
     }
 
     /// Length in bytes.
@@ -205,8 +279,28 @@ impl File {
         Ok(usize_from(position - offset))
     }
 
-    /// Writes up to the end of the page that `position` is in.
+    /// Writes up to the end of the page that `position` is in, if no seal is in the way.
     fn write_page(&self, position: u64, data: &mut impl Source) -> Result<usize> {
+        let is_memfd = {
+            let len = data.remaining().min(PAGE_SIZE - usize_from(position % PAGE)) as u64;
+            let mut data = self.data.lock();
+            let size = data.size;
+            match &mut data.memfd {
+                None => false,
+                Some(memfd) => memfd.begin_write(position + len > size)?,
+            }
+        };
+        let result = self.write_unsealed(position, data);
+        if is_memfd {
+            if let Some(memfd) = &mut self.data.lock().memfd {
+                memfd.writing -= 1;
+            }
+            WRITERS.wake_all();
+        }
+        result
+    }
+
+    fn write_unsealed(&self, position: u64, data: &mut impl Source) -> Result<usize> {
         let index = position / PAGE;
         let inside = usize_from(position % PAGE);
         let want = data.remaining().min(PAGE_SIZE - inside);
@@ -277,6 +371,9 @@ impl File {
             return Err(Errno::EFBIG);
         }
         let mut data = self.data.lock();
+        if let Some(memfd) = &data.memfd {
+            memfd.check_size(data.size, size)?;
+        }
         if size < data.size {
             let inside = usize_from(size % PAGE);
             let has_page = data.pages.get(size / PAGE).is_some()
@@ -302,6 +399,12 @@ impl File {
     pub fn allocate(&self, offset: u64, len: u64, keep_size: bool) -> Result<()> {
         let end = offset.checked_add(len).filter(|&end| end <= MAX_SIZE).ok_or(Errno::EFBIG)?;
         let last = end.div_ceil(PAGE);
+        {
+            let data = self.data.lock();
+            if let Some(memfd) = &data.memfd {
+                memfd.check_size(data.size, end.max(data.size))?;
+            }
+        }
         // Nothing is changed if it is clear that memory does not suffice.
         if !self.usage.has_room((last - offset / PAGE).saturating_mul(PAGE)) {
             return Err(Errno::ENOSPC);
@@ -323,6 +426,9 @@ impl File {
     /// ENOSPC.
     pub fn punch(&self, offset: u64, len: u64) -> Result<()> {
         let mut data = self.data.lock();
+        if let Some(memfd) = &data.memfd {
+            memfd.check_write()?;
+        }
         let end = offset.saturating_add(len).min(data.size.next_multiple_of(PAGE));
         let (first, last) = (offset.div_ceil(PAGE), end / PAGE);
         let clear = |from: u64, to: u64, data: &mut Data| -> Result<()> {

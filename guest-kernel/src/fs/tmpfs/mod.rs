@@ -2,10 +2,12 @@
 
 mod directory;
 mod file;
+mod memfd;
 mod pages;
 
 pub use directory::{Directory, Listed, list_image};
 pub use file::File;
+pub use memfd::{ALL_SEALS, F_SEAL_EXEC};
 
 use super::erofs::Image;
 use super::inode::Inode;

@@ -4,32 +4,28 @@
 //! Pure: bytes go in, bytes and signals come out. It follows Linux's in what no standard says, such as
 //! what a change between canonical and raw mode does to what was typed before.
 
-use super::output::{Echo, Output, is_continuation, is_control};
+mod erase;
+mod reading;
+#[cfg(test)]
+mod tests;
+
+pub use reading::Demand;
+
+use super::output::{Echo, Output, is_control};
 use super::termios::{DISABLED, Termios};
 use crate::errno::{Errno, Result};
 use crate::signal::number::{SIGINT, SIGQUIT, SIGTSTP};
 use alloc::vec::Vec;
 use linux_raw_sys::general::{
-    ECHO, ECHOCTL, ECHOE, ECHOK, ECHOKE, ECHONL, ECHOPRT, EXTPROC, ICANON, ICRNL, IEXTEN, IGNCR,
-    INLCR, ISIG, ISTRIP, IUCLC, IXANY, IXON, NOFLSH, PARMRK, VEOF, VEOL, VEOL2, VERASE, VINTR,
-    VKILL, VLNEXT, VMIN, VQUIT, VREPRINT, VSTART, VSTOP, VSUSP, VTIME, VWERASE,
+    ECHO, ECHOCTL, ECHONL, EXTPROC, ICANON, ICRNL, IEXTEN, IGNCR, INLCR, ISIG, ISTRIP, IUCLC,
+    IXANY, IXON, NOFLSH, PARMRK, VEOF, VEOL, VEOL2, VERASE, VINTR, VKILL, VLNEXT, VQUIT, VREPRINT,
+    VSTART, VSTOP, VSUSP, VWERASE,
 };
 
 /// Bytes that wait to be read, at most (`N_TTY_BUF_SIZE`).
 pub const CAPACITY: usize = 4096;
 /// What a byte means when PARMRK is on: it is doubled, as it otherwise announces an error.
 const MARK: u8 = 0xff;
-
-/// What a read has to wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Demand {
-    /// Nothing: it returns what there is.
-    Ready,
-    /// More input.
-    Input,
-    /// More input, or the end of so many tenths of a second.
-    InputWithin(u8),
-}
 
 /// What the arrival of input leads to, beside what can be read and what is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -427,117 +423,6 @@ impl Discipline {
         }
     }
 
-    /// VERASE, VWERASE and VKILL.
-    fn erase(&mut self, key: u8) {
-        if self.head == self.line_end {
-            return;
-        }
-        let t = self.termios;
-        let one = self.is_key(key, VERASE);
-        let word = !one && self.is_key(key, VWERASE);
-        if !one && !word {
-            if !t.has_local(ECHO) {
-                self.head = self.line_end;
-                return;
-            }
-            if !(t.has_local(ECHOK) && t.has_local(ECHOKE) && t.has_local(ECHOE)) {
-                self.head = self.line_end;
-                self.finish_erasing();
-                self.echo(t.character(VKILL));
-                if t.has_local(ECHOK) {
-                    self.output.echo(Echo::Byte(b'\n'));
-                }
-                return;
-            }
-        }
-        let mut in_word = false;
-        while self.head != self.line_end {
-            let mut start = self.head;
-            let byte = loop {
-                start = start.wrapping_sub(1);
-                let byte = self.byte(start);
-                if !is_continuation(byte, &t) || start == self.line_end {
-                    break byte;
-                }
-            };
-            // A character that lacks its beginning stays.
-            if is_continuation(byte, &t) {
-                break;
-            }
-            if word {
-                if is_word(byte) {
-                    in_word = true;
-                } else if in_word {
-                    break;
-                }
-            }
-            let end = core::mem::replace(&mut self.head, start);
-            if t.has_local(ECHO) {
-                self.echo_erased(byte, end, one);
-            }
-            if one {
-                break;
-            }
-        }
-        if self.head == self.line_end && t.has_local(ECHO) {
-            self.finish_erasing();
-        }
-    }
-
-    /// Shows that the character from `head` to `end` is gone.
-    fn echo_erased(&mut self, byte: u8, end: usize, one: bool) {
-        let t = self.termios;
-        if t.has_local(ECHOPRT) {
-            if !core::mem::replace(&mut self.erasing, true) {
-                self.output.echo(Echo::Byte(b'\\'));
-            }
-            self.echo(byte);
-            let mut at = self.head.wrapping_add(1);
-            while at != end {
-                self.output.echo(Echo::Byte(self.byte(at)));
-                self.output.echo(Echo::Back);
-                at = at.wrapping_add(1);
-            }
-        } else if one && !t.has_local(ECHOE) {
-            self.echo(t.character(VERASE));
-        } else if byte == b'\t' {
-            let (columns, after_tab) = self.columns_before();
-            self.output.echo(Echo::EraseTab { columns, after_tab });
-        } else {
-            let width = if !is_control(byte) {
-                1
-            } else if t.has_local(ECHOCTL) {
-                2
-            } else {
-                0
-            };
-            for _ in 0..width {
-                for byte in [b'\x08', b' ', b'\x08'] {
-                    self.output.echo(Echo::Byte(byte));
-                }
-            }
-        }
-    }
-
-    /// Columns that the line takes before its end, since the last tab or else since its beginning.
-    fn columns_before(&self) -> (usize, bool) {
-        let mut columns = 0;
-        let mut at = self.head;
-        while at != self.line_end {
-            at = at.wrapping_sub(1);
-            let byte = self.byte(at);
-            if byte == b'\t' {
-                return (columns, true);
-            }
-            if is_control(byte) {
-                columns += if self.termios.has_local(ECHOCTL) { 2 } else { 0 };
-            } else if !is_continuation(byte, &self.termios) {
-                columns += 1;
-            }
-        }
-        (columns, false)
-    }
-
     /// Appends the echoes that wait to `screen`, unless output is held back.
     pub fn show_echoes(&mut self, screen: &mut Vec<u8>, limit: usize) {
         if !self.stopped {
@@ -589,100 +474,6 @@ impl Discipline {
         self.held = held;
         if held { self.stop(outcome) } else { self.start(outcome) }
     }
-
-    /// Bytes that reads would return (FIONREAD).
-    pub fn readable_bytes(&self) -> usize {
-        if !self.reads_lines() {
-            return self.len();
-        }
-        let lines = self.line_end.wrapping_sub(self.tail);
-        let is_end = |at: usize| self.ends_line(at) && self.byte(at) == DISABLED;
-        let ends = (0..lines).filter(|&at| is_end(self.tail.wrapping_add(at))).count();
-        lines - ends
-    }
-
-    /// What `poll(2)` says.
-    pub fn is_readable(&self) -> bool {
-        if self.reads_lines() {
-            return self.line_end != self.tail;
-        }
-        // Linux looks at VMIN only where no time limits the wait for it.
-        let minimum = match self.termios.character(VTIME) {
-            0 => usize::from(self.termios.character(VMIN)),
-            _ => 1,
-        };
-        self.len() >= minimum.max(1)
-    }
-
-    /// What a read of `len` bytes has to wait for (termios(3), "Canonical and noncanonical mode").
-    pub fn demand(&self, len: usize) -> Demand {
-        if self.reads_lines() {
-            return if self.line_end == self.tail { Demand::Input } else { Demand::Ready };
-        }
-        let available = self.len();
-        if self.is_canonical() {
-            return if available == 0 { Demand::Input } else { Demand::Ready };
-        }
-        let minimum = usize::from(self.termios.character(VMIN)).min(len);
-        match (minimum, self.termios.character(VTIME)) {
-            (0, 0) => Demand::Ready,
-            (minimum, _) if available >= minimum.max(1) => Demand::Ready,
-            (0, time) => Demand::InputWithin(time),
-            (_, 0) => Demand::Input,
-            // The clock runs from byte to byte.
-            (_, time) if available > 0 => Demand::InputWithin(time),
-            _ => Demand::Input,
-        }
-    }
-
-    /// Whether a read that gives up waiting may return what there is.
-    pub const fn has_part(&self) -> bool {
-        !self.is_canonical() && self.len() > 0
-    }
-
-    /// Takes what one read returns into `buffer`. Nothing at all is the end of the file.
-    pub fn take(&mut self, buffer: &mut [u8]) -> usize {
-        if self.reads_lines() {
-            return self.take_line(buffer);
-        }
-        let count = self.len().min(buffer.len());
-        for byte in &mut buffer[..count] {
-            *byte = self.byte(self.tail);
-            self.tail = self.tail.wrapping_add(1);
-        }
-        // The end of the file, from whoever edits lines in our place.
-        let is_end = count == 1 && self.len() == 0 && self.is_key(buffer[0], VEOF);
-        if self.is_canonical() && is_end { 0 } else { count }
-    }
-
-    fn take_line(&mut self, buffer: &mut [u8]) -> usize {
-        let mut count = 0;
-        while self.tail != self.line_end {
-            let ends = self.ends_line(self.tail);
-            let byte = self.byte(self.tail);
-            let is_end_of_file = ends && byte == DISABLED;
-            // What does not fit is left for the next read, but for an end that nobody would see.
-            if count == buffer.len() && !is_end_of_file {
-                break;
-            }
-            if !is_end_of_file {
-                buffer[count] = byte;
-                count += 1;
-            }
-            self.mark_end(self.tail, false);
-            self.tail = self.tail.wrapping_add(1);
-            if ends {
-                break;
-            }
-        }
-        count
-    }
-}
-
-/// Letters, digits and `_`, in Latin-1 as on Linux: what ^W erases at once.
-const fn is_word(byte: u8) -> bool {
-    let is_latin = byte >= 0xc0 && byte != 0xd7 && byte != 0xf7;
-    byte.is_ascii_alphanumeric() || byte == b'_' || is_latin
 }
 
 /// The lower-case letter, in Latin-1 as on Linux.
@@ -692,6 +483,3 @@ const fn lower(byte: u8) -> u8 {
         _ => byte,
     }
 }
-
-#[cfg(test)]
-mod tests;

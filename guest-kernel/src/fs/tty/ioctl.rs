@@ -96,7 +96,10 @@ pub(super) fn of_master(master: &Master, request: u32, argument: u64) -> Result<
             let locked = read::<i32>(argument)? != 0;
             tty.state.lock().master.locked = locked;
         }
-        TIOCGPTLCK => write(argument, i32::from(tty.state.lock().master.locked))?,
+        TIOCGPTLCK => {
+            let locked = tty.state.lock().master.locked;
+            write(argument, i32::from(locked))?;
+        }
         TIOCPKT => {
             let on = read::<i32>(argument)? != 0;
             let mut state = tty.state.lock();
@@ -105,7 +108,10 @@ pub(super) fn of_master(master: &Master, request: u32, argument: u64) -> Result<
             }
             state.master.packet = on;
         }
-        TIOCGPKT => write(argument, i32::from(tty.state.lock().master.packet))?,
+        TIOCGPKT => {
+            let on = tty.state.lock().master.packet;
+            write(argument, i32::from(on))?;
+        }
         TIOCSIG => {
             let signal = u8::try_from(number(argument)).map_err(|_| Errno::EINVAL)?;
             if !matches!(signal, SIGINT | SIGQUIT | SIGTSTP) {

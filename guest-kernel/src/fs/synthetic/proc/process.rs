@@ -3,7 +3,7 @@
 use super::super::super::facts::{Area, ProcessFacts, ProcessStatus};
 use super::super::super::metadata::device_parts;
 use super::super::super::services::services;
-use super::super::{Dynamic, Entry, Kind, Node, Target, parse_decimal, text};
+use super::super::{Dynamic, Entry, Kind, Node, Target, directory, parse_decimal, text};
 use super::{line, trimmed};
 use crate::errno::{Errno, Result};
 use crate::memory::PAGE;
@@ -49,6 +49,7 @@ static ENTRIES: &[Entry] = &[
         mode: 0o555,
         kind: Kind::Dynamic(&[], &Descriptors(&FD_INFORMATION)),
     },
+    directory(121, "net", &[text(122, "unix", |_| crate::net::unix::text())]),
     text(117, "cgroup", |_| line("0::/")),
     Entry { number: 118, name: "task", mode: 0o555, kind: Kind::Dynamic(&[], &Threads) },
     text(119, "oom_score_adj", |_| line("0")),

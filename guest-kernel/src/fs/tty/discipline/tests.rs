@@ -1,6 +1,7 @@
 //! What keys do.
 
 use super::*;
+use linux_raw_sys::general::{VMIN, VTIME};
 use std::format;
 use std::string::String;
 
