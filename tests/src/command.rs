@@ -92,6 +92,16 @@ impl Spec {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(&program);
         command.env_clear().process_group(0);
+        // Shells let what they run in the background ignore some.
+        let heed_signals = || {
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+                // SAFETY: signal(2) is async-signal-safe.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
+            Ok(())
+        };
+        // SAFETY: system calls and nothing else.
+        unsafe { command.pre_exec(heed_signals) };
         Self {
             command,
             input: Input::default(),

@@ -131,6 +131,15 @@ impl MutEventSubscriber for Overseer {
     }
 }
 
+/// Whether a signal is ignored by this process.
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: there is room for the structure, and nothing is changed.
+    let result = unsafe { libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: only looked at if the call filled it in.
+    result == 0 && unsafe { action.assume_init() }.sa_sigaction == libc::SIG_IGN
+}
+
 /// Signals as a file, blocked otherwise until this is dropped.
 pub struct SignalFile {
     file: OwnedFd,
@@ -138,7 +147,8 @@ pub struct SignalFile {
 }
 
 impl SignalFile {
-    /// Blocks the signals in this thread, and in those that it will create.
+    /// Blocks the signals in this thread, and in those that it will create; but for those that whoever started
+    /// the command wants to be ignored, as nohup(1) does, and shells for what runs in the background.
     ///
     /// # Errors
     ///
@@ -148,7 +158,7 @@ impl SignalFile {
         // SAFETY: sigemptyset initialises the set, sigaddset takes numbers of signals that exist.
         let set = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
-            for signal in TERMINATING {
+            for signal in TERMINATING.into_iter().filter(|&signal| !is_ignored(signal)) {
                 libc::sigaddset(set.as_mut_ptr(), signal);
             }
             if terminal {

@@ -33,6 +33,9 @@ pub mod cpu {
     /// Lets other processors forget translations of an address space: there are none.
     pub fn flush_elsewhere(_root: crate::memory::PhysAddr) {}
 
+    /// The same for tables.
+    pub fn flush_tables_elsewhere(_root: crate::memory::PhysAddr) {}
+
     /// Whether no other processor has translations to forget.
     pub fn is_only_one() -> bool {
         true

@@ -128,6 +128,20 @@ impl Services for FileServices {
         let _ = process::send_to_thread(&process, Information::new(SIGPIPE, process::SI_USER, who));
     }
 
+    fn message_arrived(&self, pid: i32, signal: u8, value: u64) {
+        /// `SI_MESGQ`.
+        const CODE: i32 = -3;
+        let sender = process::current();
+        let user = sender.credentials().uid;
+        let who = u64::from(sender.pid.cast_unsigned()) | u64::from(user) << 32;
+        if signal > 0
+            && let Some(target) = process::find(pid)
+        {
+            let information = Information { signal, code: CODE, detail: [who, value, 0, 0] };
+            let _ = process::send_to_process(&target, information);
+        }
+    }
+
     fn caller(&self) -> services::Caller {
         let process = process::current();
         let who = process.credentials();

@@ -366,20 +366,36 @@ impl Inode {
     /// # Errors
     /// EISDIR, EINVAL if it has no content, EFAULT, ENOSPC, EFBIG.
     pub fn write(&self, offset: u64, data: &mut impl Source) -> Result<usize> {
+        self.write_to(Some(offset), data).map(|(_, count)| count)
+    }
+
+    /// The same at the end of the file, wherever that is then: returns it, too.
+    ///
+    /// # Errors
+    /// As for [`Self::write`].
+    pub fn append(&self, data: &mut impl Source) -> Result<(u64, usize)> {
+        self.write_to(None, data)
+    }
+
+    fn write_to(&self, offset: Option<u64>, data: &mut impl Source) -> Result<(u64, usize)> {
         if data.remaining() == 0 {
-            return check_regular(self.mode()?).map(|()| 0);
+            check_regular(self.mode()?)?;
+            return Ok((offset.map_or_else(|| self.size(), Ok)?, 0));
         }
         if let Self::Synthetic(_) = self {
             return Err(Errno::EIO);
         }
         check_regular(self.mode()?)?;
-        super::size_limit::clip(offset, data)?;
         let node = self.node()?;
-        let count = node.file()?.write(offset, data)?;
+        let file = node.file()?;
+        let _turn = file.hold();
+        let start = offset.unwrap_or_else(|| file.size());
+        super::size_limit::clip(start, data)?;
+        let count = file.write(start, data)?;
         if count > 0 {
             node.touch();
         }
-        Ok(count)
+        Ok((start, count))
     }
 
     /// Sets the length.
@@ -389,6 +405,7 @@ impl Inode {
     pub fn truncate(&self, size: u64) -> Result<()> {
         let node = self.node()?;
         let file = node.file()?;
+        let _turn = file.hold();
         super::size_limit::check(file.size(), size)?;
         file.truncate(size)?;
         node.touch();
@@ -525,6 +542,7 @@ impl Inode {
     pub fn allocate(&self, offset: u64, len: u64, keep_size: bool, punch: bool) -> Result<()> {
         let node = self.node()?;
         let file = node.file().map_err(|_| Errno::ENODEV)?;
+        let _turn = file.hold();
         if punch {
             file.punch(offset, len)?
         } else {

@@ -98,4 +98,6 @@ pub mod devices {
     pub const PIPE: u64 = device_number(0, 0xe);
     /// Sockets.
     pub const SOCKET: u64 = device_number(0, 8);
+    /// POSIX message queues.
+    pub const MQUEUE: u64 = device_number(0, 0x13);
 }

@@ -10,6 +10,7 @@ use super::stream::{Events, Seek, StreamRef};
 use super::tmpfs::Content;
 use crate::errno::{Errno, Result};
 use crate::memory::{Page, PageSource, PhysAddr, SharedBytes, UserReader, UserWriter};
+use crate::sched::turn::{self, Turn};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -43,6 +44,8 @@ pub struct OpenFile {
     /// Access mode and file status flags.
     flags: AtomicU32,
     offset: AtomicU64,
+    /// Who goes on from the offset, and then moves it.
+    position: Turn,
     /// Text that was made when it was read from the start: later reads go on in the same text.
     text: SpinLock<Option<Arc<[u8]>>>,
     /// Whether it may hold a lock, which goes with it.
@@ -81,6 +84,7 @@ impl OpenFile {
             stream,
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
+            position: Turn::new(),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
             epolls: Memberships::new(),
@@ -95,6 +99,7 @@ impl OpenFile {
             stream: Some(stream),
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
+            position: Turn::new(),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
             epolls: Memberships::new(),
@@ -109,6 +114,7 @@ impl OpenFile {
             stream: None,
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
+            position: Turn::new(),
             text: SpinLock::new(None),
             locked: AtomicBool::new(false),
             epolls: Memberships::new(),
@@ -181,6 +187,7 @@ impl OpenFile {
         if let Some(stream) = &self.stream {
             return stream.read(buffer, self.waits());
         }
+        let _turn = self.position.take();
         let offset = self.offset.load(Ordering::Relaxed);
         let count = self.read_content(offset, buffer)?;
         self.offset.store(offset + count as u64, Ordering::Relaxed);
@@ -239,14 +246,15 @@ impl OpenFile {
             };
             return signalled(stream, result);
         }
-        let offset = if self.flags() & O_APPEND == 0 {
-            self.offset.load(Ordering::Relaxed)
+        let _turn = self.position.take();
+        let (start, count) = if self.flags() & O_APPEND == 0 {
+            let offset = self.offset.load(Ordering::Relaxed);
+            (offset, self.inode.write(offset, data)?)
         } else {
-            self.inode.size()?
+            self.inode.append(data)?
         };
-        let count = self.inode.write(offset, data)?;
         if count > 0 {
-            self.offset.store(offset + count as u64, Ordering::Relaxed);
+            self.offset.store(start + count as u64, Ordering::Relaxed);
         }
         Ok(count)
     }
@@ -263,7 +271,7 @@ impl OpenFile {
         let result = match &self.stream {
             Some(stream) if !stream.seek().has_positions() => Err(Errno::ESPIPE),
             Some(stream) => stream.write(data, self.waits()),
-            None if self.flags() & O_APPEND != 0 => self.inode.write(self.inode.size()?, data),
+            None if self.flags() & O_APPEND != 0 => self.inode.append(data).map(|(_, count)| count),
             None => self.inode.write(offset, data),
         };
         self.told(IN_MODIFY, result)
@@ -291,6 +299,7 @@ impl OpenFile {
         if let Some(stream) = &self.stream {
             return stream.read_kernel(target, self.waits());
         }
+        let _turn = offset.is_none().then(|| self.position.take());
         let position = offset.unwrap_or_else(|| self.offset());
         let count = match &self.inode {
             Inode::Synthetic(node) => {
@@ -320,6 +329,7 @@ impl OpenFile {
                 _ => signalled(stream, stream.write_kernel(bytes, self.waits())),
             };
         }
+        let _turn = offset.is_none().then(|| self.position.take());
         let position = offset.unwrap_or_else(|| self.offset());
         let count = self.inode.write(position, &mut &*bytes)?;
         if offset.is_none() {
@@ -339,11 +349,12 @@ impl OpenFile {
         if !self.is_writable() {
             return Err(Errno::EBADF);
         }
-        let end = self.inode.size()?;
-        let count = self.inode.write(end, data)?;
+        let turn = moves.then(|| self.position.take());
+        let (end, count) = self.inode.append(data)?;
         if moves {
             self.set_offset(end + count as u64);
         }
+        drop(turn);
         self.told(IN_MODIFY, Ok(count))
     }
 
@@ -376,6 +387,15 @@ impl OpenFile {
         result
     }
 
+    /// A process has closed a descriptor of it, if not the last one.
+    #[inline]
+    pub fn closed_by(&self, pid: i32) {
+        super::locks::closed(self, pid);
+        if let Some(stream) = &self.stream {
+            stream.closed_by(pid);
+        }
+    }
+
     /// Notes that a lock is held through this description.
     pub(super) fn set_locked(&self) {
         self.locked.store(true, Ordering::Relaxed);
@@ -394,6 +414,7 @@ impl OpenFile {
             Some(Seek::Ignored | Seek::Unpositioned) => return Ok(0),
             None => {}
         }
+        let _turn = self.position.take();
         let is_directory = self.inode.is_directory()?;
         let base = match whence {
             Whence::Start => 0,
@@ -440,6 +461,11 @@ impl OpenFile {
     /// Sets what [`Self::offset`] tells.
     pub fn set_offset(&self, offset: u64) {
         self.offset.store(offset, Ordering::Relaxed);
+    }
+
+    /// Lets nobody else go on from the offset as long as the result exists.
+    pub fn hold_position(&self) -> turn::Taken<'_> {
+        self.position.take()
     }
 
     /// `fstat(2)`.

@@ -73,6 +73,9 @@ pub trait Services: Sync {
     /// The program wrote to something that nobody reads: it gets SIGPIPE.
     fn broken_pipe(&self);
 
+    /// A message has come into a queue: the process gets a signal with this value (`mq_notify(3)`).
+    fn message_arrived(&self, pid: i32, signal: u8, value: u64);
+
     /// The process that makes the call.
     fn caller(&self) -> Caller;
 

@@ -136,6 +136,9 @@ pub trait Stream: Send + Sync {
         None
     }
 
+    /// A process has closed a descriptor of it, if not the last one.
+    fn closed_by(&self, _pid: i32) {}
+
     /// Why it cannot be opened now, if so.
     fn open_error(&self) -> Option<Errno> {
         None

@@ -1,15 +1,17 @@
-//! System V IPC (`sysvipc(7)`): objects that processes find by keys and that outlive them.
+//! System V IPC (`sysvipc(7)`): objects that processes find by keys and that outlive them; and POSIX
+//! message queues ([`mqueue`]), which have names.
 //!
-//! Each kind has a [`Table`] of its objects. Locks: an address space, then a table, then an object.
+//! Each kind of System V has a [`Table`] of its objects. Locks: an address space, then a table, then an object.
 
 pub mod listing;
 pub mod messages;
+pub mod mqueue;
 pub mod semaphores;
 pub mod shared_memory;
 
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
-use crate::fs::services::{now, services};
+use crate::fs::services::{Caller, now, services};
 use crate::memory::frame;
 use crate::process::Credentials;
 use crate::sync::SpinLock;
@@ -326,12 +328,18 @@ fn seconds() -> i64 {
 
 /// The process that makes the call.
 fn caller_pid() -> i32 {
-    services().map_or(0, |services| services.caller().pid)
+    caller().pid
 }
 
-/// A process has ended: what it has of semaphores is undone.
+/// Who makes the call.
+fn caller() -> Caller {
+    services().map(|services| services.caller()).unwrap_or_default()
+}
+
+/// A process has ended: what it has of semaphores is undone, and no queue tells it of messages.
 pub fn process_ended(pid: i32) {
     semaphores::process_ended(pid);
+    mqueue::process_ended(pid);
 }
 
 #[cfg(test)]

@@ -146,7 +146,9 @@ impl<'a> Gone<'a> {
     /// A leaf table that others go on using, which the entry above no longer leads to.
     fn leaf(&mut self, above: u64, pages: u64) {
         self.pages += pages;
-        self.remembered = true;
+        cpu::flush_all();
+        cpu::flush_tables_elsewhere(self.table.root());
+        self.remembered = false;
         self.settle();
         release_leaf(above);
     }
@@ -472,7 +474,7 @@ impl PageTable {
         // The processor may remember the old table; forgetting any page makes it forget that, too (SDM
         // volume 3, section 4.10.4.1). Others as well, before someone else changes that table.
         cpu::flush_page(0);
-        cpu::flush_elsewhere(self.root());
+        cpu::flush_tables_elsewhere(self.root());
         release_leaf(value);
         Ok(new_value)
     }

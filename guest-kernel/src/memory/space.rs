@@ -170,17 +170,17 @@ impl AddressSpace {
 
     /// Where things were put.
     pub fn layout(&self) -> Layout {
-        self.inner.lock().layout
+        self.inner.lock_fairly().layout
     }
 
     /// Says where things were put.
     pub fn set_layout(&self, layout: Layout) {
-        self.inner.lock().layout = layout;
+        self.inner.lock_fairly().layout = layout;
     }
 
     /// Makes the stack reach down to `address` at least, as far as it may grow.
     pub fn extend_stack(&self, address: u64) {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let page = page_floor(address);
         if let Some((area, _)) = inner.areas.find_above(page)
             && matches!(area.label, Label::Stack)
@@ -191,23 +191,23 @@ impl AddressSpace {
 
     /// Pages mapped now, and the most that ever were.
     pub fn resident(&self) -> (u64, u64) {
-        let inner = self.inner.lock();
+        let inner = self.inner.lock_fairly();
         (inner.resident, inner.resident_peak)
     }
 
     /// Bytes in all areas.
     pub fn total(&self) -> u64 {
-        self.inner.lock().areas.total()
+        self.inner.lock_fairly().areas.total()
     }
 
     /// How many areas there are.
     pub fn area_count(&self) -> u64 {
-        self.inner.lock().areas.iter().count() as u64
+        self.inner.lock_fairly().areas.iter().count() as u64
     }
 
     /// Bytes in locked areas.
     pub fn locked(&self) -> u64 {
-        self.inner.lock().areas.locked()
+        self.inner.lock_fairly().areas.locked()
     }
 
     /// A copy of the areas, in ascending order.
@@ -215,7 +215,7 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM.
     pub fn areas(&self) -> Result<Vec<Area>> {
-        let inner = self.inner.lock();
+        let inner = self.inner.lock_fairly();
         let mut list = Vec::new();
         list.try_reserve(inner.areas.iter().count()).map_err(|_| Errno::ENOMEM)?;
         list.extend(inner.areas.iter().cloned());
@@ -231,7 +231,7 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let len = page_ceil(mapping.len).filter(|&len| len <= USER_END).ok_or(Errno::ENOMEM)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let flags = mapping.flags.with(inner.future);
         inner.check_growth(&mapping, flags, len, bounds)?;
         let start = match mapping.placement {
@@ -280,18 +280,18 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM.
     pub fn find_free(&self, len: u64) -> Result<u64> {
-        let inner = self.inner.lock();
+        let inner = self.inner.lock_fairly();
         inner.areas.find_free(len, inner.layout.mmap_top).ok_or(Errno::ENOMEM)
     }
 
     /// The area that contains an address, or else the next above it.
     pub fn area_above(&self, address: u64) -> Option<Area> {
-        self.inner.lock().areas.find_above(address).map(|(area, _)| area.clone())
+        self.inner.lock_fairly().areas.find_above(address).map(|(area, _)| area.clone())
     }
 
     /// Whether nothing is mapped in `[start, end)`.
     pub fn is_free(&self, start: u64, end: u64) -> bool {
-        self.inner.lock().areas.is_free(start, end)
+        self.inner.lock_fairly().areas.is_free(start, end)
     }
 
     /// `munmap`.
@@ -303,7 +303,7 @@ impl AddressSpace {
         if len == 0 {
             return Err(Errno::EINVAL);
         }
-        self.remove(&mut self.inner.lock(), start, end)
+        self.remove(&mut self.inner.lock_fairly(), start, end)
     }
 
     fn remove(&self, inner: &mut Inner, start: u64, end: u64) -> Result<()> {
@@ -329,7 +329,7 @@ impl AddressSpace {
     /// ENOMEM.
     pub fn fork(&self, kernel: PhysAddr, kernel_slots: &[usize]) -> Result<Self> {
         let child = Self::new(kernel, kernel_slots)?;
-        let inner = self.inner.lock();
+        let inner = self.inner.lock_fairly();
         {
             // Nobody else knows the child yet.
             let mut copy = child.inner.lock_in_order();
@@ -352,7 +352,7 @@ impl AddressSpace {
 
     /// A child's copy has no locked areas, and not all that its parent has.
     fn obey_advice_on_fork(&self) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let mut at = 0;
         let special = |area: &&Area, at| area.end > at && area.flags != AreaFlags::NONE;
         while let Some((start, end, flags)) = {
@@ -390,7 +390,7 @@ impl AddressSpace {
         if start == end {
             return Ok(());
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         if bounds.data != u64::MAX && protection.contains(Protection::WRITE) {
             let becomes_data = |area: &Area| !area.shared && !area.grows() && !area.is_data();
             let more = inner.areas.bytes(start, end, becomes_data);
@@ -437,7 +437,7 @@ impl AddressSpace {
             return Err(Errno::EINVAL);
         }
         let old_end = range_end(old, old_len, Errno::EINVAL)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let area = inner.areas.find(old).ok_or(Errno::EFAULT)?.clone();
         if old_len == 0 && !area.shared {
             return Err(Errno::EINVAL);
@@ -530,7 +530,7 @@ impl AddressSpace {
 
     /// `brk`: the new break, or the old one where it cannot change.
     pub fn set_break(&self, wanted: u64, bounds: &Bounds) -> u64 {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let layout = inner.layout;
         let (Some(old_end), Some(new_end)) = (page_ceil(layout.break_end), page_ceil(wanted))
         else {
@@ -581,7 +581,7 @@ impl AddressSpace {
     /// EINVAL if a part is locked, or is not anonymous; ENOMEM if a part is not mapped.
     pub fn discard(&self, start: u64, len: u64, free: bool) -> Result<()> {
         let end = range_end(start, len, Errno::EINVAL)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let refused = |area: &Area| {
             area.flags.contains(AreaFlags::LOCKED)
                 || (free && !matches!(area.backing, Backing::Anonymous))
@@ -600,7 +600,7 @@ impl AddressSpace {
     /// EINVAL if only private anonymous memory can have it; ENOMEM if a part is not mapped.
     pub fn advise(&self, start: u64, len: u64, set: AreaFlags, clear: AreaFlags) -> Result<()> {
         let end = range_end(start, len, Errno::EINVAL)?;
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let not_anonymous = |area: &Area| !matches!(area.backing, Backing::Anonymous);
         if set == AreaFlags::WIPE_ON_FORK && inner.areas.bytes(start, end, not_anonymous) > 0 {
             return Err(Errno::EINVAL);
@@ -613,7 +613,7 @@ impl AddressSpace {
     /// # Errors
     /// EINVAL, ENOMEM as in mlock(2).
     pub fn lock_range(&self, start: u64, end: u64, bounds: &Bounds) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let locked = |area: &Area| area.flags.contains(AreaFlags::LOCKED);
         let more = (end - start).saturating_sub(inner.areas.bytes(start, end, locked));
         if !inner.areas.may_lock(more, bounds) {
@@ -627,7 +627,7 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM as in mlock(2).
     pub fn unlock_range(&self, start: u64, end: u64) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         inner.areas.change_flags(start, end, |flags| flags.without(AreaFlags::LOCKED))
     }
 
@@ -637,7 +637,7 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM as in mlock(2).
     pub fn lock_all(&self, current: Option<bool>, future: bool, bounds: &Bounds) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         if current == Some(true) && inner.areas.total() > bounds.locked {
             return Err(Errno::ENOMEM);
         }
@@ -656,18 +656,18 @@ impl AddressSpace {
     /// Whether a part of the range is locked.
     pub fn is_locked_in(&self, start: u64, end: u64) -> bool {
         let locked = |area: &Area| area.flags.contains(AreaFlags::LOCKED);
-        self.inner.lock().areas.bytes(start, end, locked) > 0
+        self.inner.lock_fairly().areas.bytes(start, end, locked) > 0
     }
 
     /// The rights of the area at an address.
     pub fn protection_at(&self, address: u64) -> Option<(Protection, bool, u64)> {
-        let inner = self.inner.lock();
+        let inner = self.inner.lock_fairly();
         inner.areas.find(address).map(|area| (area.protection, area.shared, area.end))
     }
 
     /// Whether the address is in a `MAP_SHARED` area.
     pub fn is_shared(&self, address: u64) -> bool {
-        self.inner.lock().areas.find(address).is_some_and(|area| area.shared)
+        self.inner.lock_fairly().areas.find(address).is_some_and(|area| area.shared)
     }
 
     /// Copies bytes of this space, whoever runs; returns how many were readable from the first on.
@@ -687,12 +687,12 @@ impl AddressSpace {
 
     /// Whether every page in the range belongs to an area.
     pub fn covers(&self, start: u64, end: u64) -> bool {
-        self.inner.lock().areas.covers(start, end)
+        self.inner.lock_fairly().areas.covers(start, end)
     }
 
     /// `mincore`: whether a page is in memory; `None` where nothing is mapped.
     pub fn is_resident(&self, address: u64) -> Option<bool> {
-        let inner = self.inner.lock();
+        let inner = self.inner.lock_fairly();
         let area = inner.areas.find(address)?;
         if self.table.look(page_floor(address)).is_present() {
             return Some(true);
@@ -713,7 +713,7 @@ impl AddressSpace {
         access: Access,
         bounds: fn() -> Bounds,
     ) -> core::result::Result<(), Fault> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         if inner.areas.find(address).is_none() {
             inner.grow_stack(address, &bounds())?;
         }
@@ -881,7 +881,7 @@ impl AddressSpace {
         if area.start >= area.end || area.end > USER_END || area.start < LOWEST {
             return Err(Errno::EINVAL);
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         if !inner.areas.is_free(area.start, area.end) {
             self.remove(&mut inner, area.start, area.end)?;
         }
@@ -901,7 +901,7 @@ impl AddressSpace {
     /// # Errors
     /// ENOMEM.
     pub fn install(&self, address: u64, frame: Frame, protection: Protection) -> Result<()> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let slot = self.table.make(page_floor(address))?;
         let old = slot.get();
         if old.is_owned() {
@@ -920,7 +920,7 @@ impl AddressSpace {
     /// # Errors
     /// EFAULT if the program could not do the access itself.
     pub fn pin(&self, address: u64, access: Access) -> Result<(PhysAddr, Option<Frame>)> {
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let (physical, entry) = self.find_page(&mut inner, address, access)?;
         let frame = entry.is_owned().then(|| {
             // SAFETY: the entry keeps its reference; this borrows it for long enough to clone.
@@ -975,7 +975,7 @@ impl AddressSpace {
         if !address.is_multiple_of(4) {
             return Err(Errno::EFAULT);
         }
-        let mut inner = self.inner.lock();
+        let mut inner = self.inner.lock_fairly();
         let (physical, _) = self.find_page(&mut inner, address, access)?;
         // SAFETY: four aligned bytes of a page that the entry keeps in the direct map while the lock is
         // held; programs access them as they like, which atomics allow for.

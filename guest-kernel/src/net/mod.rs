@@ -6,7 +6,7 @@
 pub mod options;
 pub mod unix;
 
-use crate::errno::Result;
+use crate::errno::{Errno, Result};
 use crate::fs::permission::Subject;
 use crate::fs::source::{Sink, Source};
 use crate::fs::stream::StreamRef;
@@ -186,6 +186,12 @@ pub trait Socket: Send + Sync {
     /// # Errors
     /// ENOPROTOOPT, EOPNOTSUPP, EINVAL, EDOM, EPERM.
     fn set_option(&self, level: i32, name: u32, value: &[u8], privileged: bool) -> Result<()>;
+
+    /// The error that the next call is to tell, which then is told.
+    fn take_error(&self) -> Option<Errno>;
+
+    /// Leaves an error for the next call.
+    fn set_error(&self, error: Errno);
 
     /// Whether writing to a broken connection brings SIGPIPE.
     fn signals_broken_pipe(&self) -> bool;

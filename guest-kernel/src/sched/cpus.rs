@@ -140,8 +140,9 @@ pub fn idle(task: &Task) -> Option<u32> {
 
 /// Lets the other vCPUs that have an address space loaded forget its translations, and waits until they
 /// have: afterwards no processor uses what the tables said before. It is a barrier for their memory
-/// accesses, too.
-pub fn forget(root: PhysAddr) {
+/// accesses, too. Halted ones are left alone unless `even_halted`: they forget, and have passed a barrier,
+/// before they run a thread.
+pub fn forget(root: PhysAddr, even_halted: bool) {
     // Tables first, then who uses them; whoever begins to use them does it in the other order.
     fence(Ordering::SeqCst);
     let here = Cpu::current().index();
@@ -149,8 +150,9 @@ pub fn forget(root: PhysAddr) {
     let uses = |index: &u32| *index != here && cpu::by_index(*index).uses(root);
     let mut asked = [0_u64; MAX_CPUS as usize / 64 + 1];
     for index in (0..count).filter(uses) {
-        cpu::by_index(index).ask_to_forget();
-        asked[index as usize / 64] |= 1 << (index % 64);
+        if cpu::by_index(index).ask_to_forget(even_halted) {
+            asked[index as usize / 64] |= 1 << (index % 64);
+        }
     }
     for index in 0..count {
         if asked[index as usize / 64] >> (index % 64) & 1 != 0 {

@@ -26,6 +26,16 @@ pub fn wait<T>(
 }
 
 /// Waits until the condition gives a value.
+pub fn wait_in_any_case<T>(_queue: &WaitQueue, mut condition: impl FnMut() -> Option<T>) -> T {
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until the condition gives a value.
 ///
 /// # Errors
 /// None.

@@ -14,12 +14,14 @@ pub use lazy::Lazy;
 
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 /// Mutual exclusion by spinning. Never held across a sleep or a copy to or from a program: both may
 /// wait for something that needs the same lock.
 pub struct SpinLock<T: ?Sized> {
     locked: AtomicBool,
+    /// How many have been waiting for long.
+    awaited: AtomicU8,
     #[cfg(debug_assertions)]
     class: order::Class,
     value: UnsafeCell<T>,
@@ -36,6 +38,7 @@ impl<T> SpinLock<T> {
     pub const fn new(value: T) -> Self {
         Self {
             locked: AtomicBool::new(false),
+            awaited: AtomicU8::new(0),
             #[cfg(debug_assertions)]
             class: order::Class::new(),
             value: UnsafeCell::new(value),
@@ -53,6 +56,18 @@ impl<T: ?Sized> SpinLock<T> {
         self.take()
     }
 
+    /// The same, after those who have been waiting for long: for a lock that is held while other vCPUs are
+    /// waited for. Where these share a processor with this one, it would only ever lose that while it has
+    /// the lock, and so take it again and again.
+    #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
+    pub fn lock_fairly(&self) -> SpinLockGuard<'_, T> {
+        while self.awaited.load(Ordering::Relaxed) > 0 {
+            crate::arch::cpu::relax();
+        }
+        self.lock()
+    }
+
     /// The same, perhaps with other locks of its kind held: whoever does this knows that all who do
     /// take them in the same order.
     #[inline]
@@ -67,7 +82,7 @@ impl<T: ?Sized> SpinLock<T> {
     #[cfg_attr(debug_assertions, track_caller)]
     fn take(&self) -> SpinLockGuard<'_, T> {
         if self.locked.swap(true, Ordering::Acquire) {
-            wait(&self.locked);
+            wait(&self.locked, &self.awaited);
         }
         #[cfg(debug_assertions)]
         order::taken(self);
@@ -119,12 +134,22 @@ pub fn expect_none_held() {
 /// those who have the lock.
 #[cold]
 #[inline(never)]
-fn wait(locked: &AtomicBool) {
+fn wait(locked: &AtomicBool, awaited: &AtomicU8) {
+    const LONG: u32 = 100;
+    let mut looks: u32 = 0;
     loop {
         while locked.load(Ordering::Relaxed) {
             crate::arch::cpu::relax();
+            looks = looks.saturating_add(1);
+            if looks == LONG {
+                // No more vCPUs than that exist.
+                awaited.fetch_add(1, Ordering::Relaxed);
+            }
         }
         if !locked.swap(true, Ordering::Acquire) {
+            if looks >= LONG {
+                awaited.fetch_sub(1, Ordering::Relaxed);
+            }
             return;
         }
     }

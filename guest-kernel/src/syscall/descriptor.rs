@@ -5,7 +5,6 @@ use super::caller::{any_file, check_flags, file};
 use super::locks::record_lock;
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
-use crate::fs::locks::closed;
 use crate::fs::permission::Subject;
 use crate::fs::tty::{Master, Slave};
 use crate::fs::{self, Context, FileRef, Inode};
@@ -61,7 +60,7 @@ fn replace(old: Fd, new: Fd, close_on_exec: bool) -> Result<i32> {
         files.set(new.0, file, close_on_exec)?
     };
     if let Some(before) = before {
-        closed(&before, process.pid);
+        before.closed_by(process.pid);
     }
     Ok(new.0)
 }

@@ -21,6 +21,7 @@ use linux_raw_sys::general::{
 
 fn list(fd: Fd, entries: UserPtr<u8>, count: usize, layout: Layout) -> Result<usize> {
     let file = file(fd)?;
+    let _turn = file.hold_position();
     // Only the lower half of the register counts: it is an unsigned int.
     let (bytes, next) = listing::entries(&file, count & 0xffff_ffff, layout)?;
     file.notify(IN_ACCESS);

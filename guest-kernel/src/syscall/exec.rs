@@ -212,7 +212,7 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
     }
     loop {
         let Some(closed) = me.files().lock().take_close_on_exec() else { break };
-        crate::fs::locks::closed(&closed, me.pid);
+        closed.closed_by(me.pid);
     }
     me.signals.lock().stack = AlternateStack::NONE;
     let before = me.credentials();

@@ -22,6 +22,7 @@ pub use super::machine::*;
 pub use super::memory::*;
 pub use super::memory_lock::{mlock, mlock2, mlockall, munlock, munlockall};
 pub use super::message::*;
+pub use super::mqueue::*;
 pub use super::msg::*;
 pub use super::open::*;
 pub use super::pipe::*;

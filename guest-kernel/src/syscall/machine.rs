@@ -182,7 +182,7 @@ pub fn membarrier(command: i32, flags: u32, _cpu: i32) -> Result<i32> {
         PRIVATE_EXPEDITED if !memory.expects_barriers.load(Ordering::Relaxed) => Err(Errno::EPERM),
         PRIVATE_EXPEDITED => {
             // To forget translations is more than a barrier, and waits for every vCPU alike.
-            cpus::forget(memory.root());
+            cpus::forget(memory.root(), false);
             Ok(0)
         }
         _ => Err(Errno::EINVAL),

@@ -484,11 +484,22 @@ pub fn recvmmsg(
         }
     };
     let file = file(fd)?;
-    socket_of(&file)?;
+    let socket = socket_of(&file)?;
+    if let Some(error) = socket.take_error() {
+        return Err(error);
+    }
     let count = usize_from(count.into());
     let mut flags = flags;
+    let mut received = 0;
     let result = several(messages, count, |message| {
-        let len = receive_message(&file, message.cast(), flags & !MSG_WAITFORONE)?;
+        let len = receive_message(&file, message.cast(), flags & !MSG_WAITFORONE);
+        // Messages that were received count more: the error is told by the next call.
+        let len = len.inspect_err(|&error| {
+            if received > 0 && error != Errno::EAGAIN && error != Errno::EINTR {
+                socket.set_error(error);
+            }
+        })?;
+        received += 1;
         if flags & MSG_WAITFORONE != 0 {
             flags |= MSG_DONTWAIT;
         }

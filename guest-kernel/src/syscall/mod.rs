@@ -27,6 +27,7 @@ mod machine;
 mod memory;
 mod memory_lock;
 mod message;
+mod mqueue;
 mod msg;
 mod open;
 mod pipe;

@@ -3,7 +3,6 @@
 use super::caller::{Caller, check_flags, read_path};
 use super::{AT_FDCWD, Fd};
 use crate::errno::{Errno, Result};
-use crate::fs::locks::closed;
 use crate::fs::metadata::S_IFREG;
 use crate::fs::tmpfs::{F_SEAL_EXEC, New};
 use crate::fs::{self, OpenFile, namespace};
@@ -150,7 +149,7 @@ pub fn close(fd: Fd) -> Result<()> {
     // The lock is free again when the file is dropped.
     let process = current();
     let file = process.files().lock().remove(fd.0)?;
-    closed(&file, process.pid);
+    file.closed_by(process.pid);
     drop(file);
     Ok(())
 }
@@ -176,7 +175,7 @@ pub fn close_range(first: u32, last: u32, flags: u32) -> Result<()> {
         } else {
             let file = files.remove(fd)?;
             drop(files);
-            closed(&file, process.pid);
+            file.closed_by(process.pid);
             drop(file);
         }
         let Some(next) = fd.checked_add(1) else { return Ok(()) };

@@ -78,6 +78,26 @@ pub(super) fn add(tests: &mut Tests) {
             context.check_nothing_left()
         });
     }
+    tests.add("endings/signals that are ignored from the start", |context| {
+        let program = Program::new(context.fixture("busybox")).args(["sleep", "1"]);
+        let spec = program.guest_spec(context).directory(&context.directory);
+        let ignore = || {
+            for signal in [libc::SIGHUP, libc::SIGINT] {
+                // SAFETY: signal(2) is async-signal-safe.
+                unsafe { libc::signal(signal, libc::SIG_IGN) };
+            }
+            Ok(())
+        };
+        // SAFETY: system calls and nothing else.
+        let machine = unsafe { spec.before(ignore) }.start()?;
+        for _ in 0..8 {
+            machine.signal(libc::SIGHUP);
+            machine.signal(libc::SIGINT);
+            thread::sleep(Duration::from_millis(100));
+        }
+        let run = machine.finish()?;
+        ensure(run.status == 0 && run.stderr.is_empty(), || format!("{run:?}"))
+    });
     tests.add("endings/a program that has ended", |context| {
         // A signal that comes when all is over changes nothing; the status is the program's or the signal's.
         for step in 0..20_u32 {

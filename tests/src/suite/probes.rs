@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 40] = [
+const PROBES: [&str; 41] = [
     "clocks",
     "descriptors",
     "devices",
@@ -23,6 +23,7 @@ const PROBES: [&str; 40] = [
     "locks",
     "memfd",
     "memory",
+    "mqueue",
     "paths",
     "pidfd",
     "pipes",

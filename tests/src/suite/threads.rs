@@ -7,13 +7,15 @@ use crate::comparison::{Program, difference};
 use crate::harness::{Context, Tests};
 
 /// What the programs in `fixtures/threads` say depends on nothing that races.
-const PROGRAMS: [&str; 10] = [
+const PROGRAMS: [&str; 12] = [
     "affinity",
     "copies",
     "endings",
+    "files",
     "handover",
     "locks",
     "many",
+    "messages",
     "output",
     "signalled",
     "storm",

@@ -126,6 +126,8 @@ pub struct Cpu {
     forgotten: AtomicU64,
     /// A wake-up is on its way: another one need not be sent.
     called: AtomicBool,
+    /// It waits for an interrupt, or handles one that it waited for: it touches no program's memory.
+    halted: AtomicBool,
     /// Top of the stack on which it waits when it has no thread at all (guest-virtual).
     pub idle_stack: AtomicU64,
     /// The locks that it holds.
@@ -170,6 +172,7 @@ impl Cpu {
             asked: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             called: AtomicBool::new(false),
+            halted: AtomicBool::new(false),
             idle_stack: AtomicU64::new(0),
             #[cfg(debug_assertions)]
             held: crate::sync::order::Held::new(),
@@ -251,10 +254,16 @@ impl Cpu {
             || self.root.load(Ordering::SeqCst) == root.0
     }
 
-    /// Asks the vCPU, from another, to forget what it remembers of programs' pages.
-    pub fn ask_to_forget(&self) {
+    /// Asks the vCPU, from another, to forget what it remembers of programs' pages; says whether that has to be
+    /// waited for. If not, it does so when it is no longer halted.
+    pub fn ask_to_forget(&self, even_halted: bool) -> bool {
+        // In this order, and the other way round on the vCPU's way out of its halt: one sees the other.
         self.asked.fetch_add(1, Ordering::SeqCst);
+        if !even_halted && self.halted.load(Ordering::SeqCst) {
+            return false;
+        }
         self.call();
+        true
     }
 
     /// How often that was asked.
@@ -658,11 +667,21 @@ pub fn flush_all() {
     reload_root();
 }
 
-/// Lets the other vCPUs forget translations of the address space with this root, before it returns.
+/// Lets the other vCPUs forget translations of the address space with this root, before it returns. Those that
+/// are halted forget them before they use them.
 #[inline]
 pub fn flush_elsewhere(root: PhysAddr) {
     if !is_only_one() {
-        crate::sched::cpus::forget(root);
+        crate::sched::cpus::forget(root, false);
+    }
+}
+
+/// The same on all vCPUs at once, also those that are halted: a table is about to be freed, and a processor may
+/// read those that it remembers whenever it likes, and note in them that it did (SDM volume 3, section 4.8).
+#[inline]
+pub fn flush_tables_elsewhere(root: PhysAddr) {
+    if !is_only_one() {
+        crate::sched::cpus::forget(root, true);
     }
 }
 
@@ -709,12 +728,16 @@ pub fn wait_for_interrupt() {
         fn idle();
     }
     let was_native = native::is_here();
+    let cpu = Cpu::current();
+    cpu.halted.store(true, Ordering::SeqCst);
     // SAFETY: interrupt entry preserves registers, and handlers do not touch what the caller may have
     // borrowed.
     unsafe { idle() };
     if was_native {
         native::resume();
     }
+    cpu.halted.store(false, Ordering::SeqCst);
+    cpu.forget_if_asked();
 }
 
 /// Where an interrupt that arrived at `rip` in the kernel returns to: behind the HLT of

@@ -210,7 +210,7 @@ pub(super) fn description_ended(file: &OpenFile) {
 
 /// A process has closed a descriptor of a file: its record locks on it go.
 #[inline]
-pub fn closed(file: &OpenFile, pid: i32) {
+pub(super) fn closed(file: &OpenFile, pid: i32) {
     if FILES_WITH_RANGES.load(Ordering::Relaxed) > 0 {
         release_where(file, |locks| locks.ranges.remove_all(Owner::Process(pid)));
     }

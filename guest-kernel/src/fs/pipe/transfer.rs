@@ -240,10 +240,10 @@ impl Pipe {
     ) -> (SpinLockGuard<'a, PipeState>, SpinLockGuard<'a, PipeState>) {
         if self.number < other.number {
             let own = self.state.lock();
-            (own, other.state.lock())
+            (own, other.state.lock_in_order())
         } else {
             let others = other.state.lock();
-            (self.state.lock(), others)
+            (self.state.lock_in_order(), others)
         }
     }
 }

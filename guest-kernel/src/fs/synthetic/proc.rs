@@ -8,7 +8,7 @@ use super::super::tty::registry;
 use super::super::{epoll, inotify, pipe};
 use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
-use crate::ipc::{messages, semaphores, shared_memory};
+use crate::ipc::{messages, mqueue, semaphores, shared_memory};
 use crate::memory::PAGE;
 use crate::net::options;
 use alloc::format;
@@ -146,6 +146,19 @@ static ENTRIES: &[Entry] = &[
                     text(37, "pipe-max-size", |_| number(pipe::MAX_CAPACITY as u64)),
                     text(38, "nr_open", |_| line("1048576")),
                     text(39, "file-max", |_| line("1048576")),
+                    directory(
+                        82,
+                        "mqueue",
+                        &[
+                            text(83, "msg_default", |_| line(&format!("{}", mqueue::MESSAGES))),
+                            text(84, "msg_max", |_| line(&format!("{}", mqueue::MESSAGES))),
+                            text(85, "msgsize_default", |_| {
+                                line(&format!("{}", mqueue::MESSAGE_SIZE))
+                            }),
+                            text(86, "msgsize_max", |_| line(&format!("{}", mqueue::MESSAGE_SIZE))),
+                            text(87, "queues_max", |_| number(mqueue::MAX_QUEUES as u64)),
+                        ],
+                    ),
                     directory(
                         40,
                         "epoll",

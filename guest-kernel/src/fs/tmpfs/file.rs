@@ -14,6 +14,7 @@ use crate::fs::root::Usage;
 use crate::fs::source::Source;
 use crate::memory::{Content, Frame, PAGE, PAGE_SIZE, Page, SharedBytes, UserWriter, usize_from};
 use crate::sched::WaitQueue;
+use crate::sched::turn::{Taken, Turn};
 use crate::sync::SpinLock;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -54,6 +55,8 @@ struct Data {
 /// A regular file's content.
 pub struct File {
     data: SpinLock<Data>,
+    /// Who changes the content or the length by system calls.
+    changing: Turn,
     usage: &'static Usage,
 }
 
@@ -125,7 +128,7 @@ impl File {
     /// An empty file.
     pub const fn new(usage: &'static Usage) -> Self {
         let data = Data { pages: Pages::EMPTY, size: 0, lower: None, memfd: None };
-        Self { data: SpinLock::new(data), usage }
+        Self { data: SpinLock::new(data), changing: Turn::new(), usage }
     }
 
     /// A file with the content of one of the image.
@@ -133,7 +136,7 @@ impl File {
         let size = inode.size();
         let lower = Some(Lower { image, inode, len: size });
         let data = Data { pages: Pages::EMPTY, size, lower, memfd: None };
-        Self { data: SpinLock::new(data), usage }
+        Self { data: SpinLock::new(data), changing: Turn::new(), usage }
     }
 
     /// Makes it a file of `memfd_create(2)`, with a label to show and these seals.
@@ -198,6 +201,12 @@ impl File {
         if let Some(memfd) = &mut self.data.lock().memfd {
             memfd.mapped -= 1;
         }
+    }
+
+    /// Lets nobody else change the file by a system call as long as the result exists: for [`Self::write`],
+    /// [`Self::truncate`], [`Self::allocate`] and [`Self::punch`]. As on Linux, writes do not mix.
+    pub fn hold(&self) -> Taken<'_> {
+        self.changing.take()
     }
 
     /// Length in bytes.

@@ -76,3 +76,34 @@ impl Memfd {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn memfd(seals: u32, mapped: usize) -> Memfd {
+        Memfd { label: Vec::new(), seals, mapped, writing: 0 }
+    }
+
+    #[test]
+    fn what_can_be_executed_is_sealed_against_changes_too() {
+        // Linux 6.3 has it; the probe is also for older versions.
+        let changes = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_FUTURE_WRITE;
+        assert_eq!(memfd(0, 0).seal(F_SEAL_EXEC, true), Ok(F_SEAL_EXEC | changes));
+        assert_eq!(memfd(0, 0).seal(F_SEAL_EXEC, false), Ok(F_SEAL_EXEC));
+        assert_eq!(memfd(0, 1).seal(F_SEAL_EXEC, true), Err(Errno::EBUSY));
+        assert_eq!(memfd(F_SEAL_SEAL, 0).seal(F_SEAL_EXEC, false), Err(Errno::EPERM));
+    }
+
+    #[test]
+    fn mappings_for_writing_are_in_the_way_of_one_seal_only() {
+        assert_eq!(memfd(0, 1).seal(F_SEAL_WRITE, false), Err(Errno::EBUSY));
+        assert_eq!(memfd(0, 1).seal(F_SEAL_FUTURE_WRITE, false), Ok(F_SEAL_FUTURE_WRITE));
+        assert_eq!(memfd(F_SEAL_WRITE, 1).seal(F_SEAL_WRITE, false), Ok(F_SEAL_WRITE));
+        assert_eq!(memfd(F_SEAL_FUTURE_WRITE, 0).check_write(), Err(Errno::EPERM));
+        assert_eq!(memfd(F_SEAL_GROW, 0).begin_write(true), Err(Errno::EPERM));
+        assert_eq!(memfd(F_SEAL_GROW, 0).begin_write(false), Ok(true));
+        assert_eq!(memfd(F_SEAL_SHRINK, 0).check_size(2, 1), Err(Errno::EPERM));
+        assert_eq!(memfd(F_SEAL_SHRINK, 0).check_size(1, 2), Ok(()));
+    }
+}

@@ -144,7 +144,7 @@ impl Socket {
         others.pending.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
         {
             // Nobody else knows the new socket.
-            let mut new = accepted.state.lock();
+            let mut new = accepted.state.lock_in_order();
             new.peer = Some(self.clone());
             new.peer_identity = Some(identity);
             new.phase = Phase::Connected;

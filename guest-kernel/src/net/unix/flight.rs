@@ -182,7 +182,7 @@ impl Flight {
             let mut state = candidate.socket.state.lock();
             move_all(&mut state.packets, &mut garbage);
             for waiting in &state.pending {
-                move_all(&mut waiting.state.lock().packets, &mut garbage);
+                move_all(&mut waiting.state.lock_in_order().packets, &mut garbage);
             }
         }
         Ok(garbage)
@@ -222,7 +222,7 @@ fn each_waiting(socket: &Socket, each: &mut dyn FnMut(u64)) {
     let state = socket.state.lock();
     look(&state.packets);
     for waiting in &state.pending {
-        look(&waiting.state.lock().packets);
+        look(&waiting.state.lock_in_order().packets);
     }
 }
 

@@ -236,17 +236,17 @@ impl Socket {
         }
     }
 
-    /// Takes the locks of two different sockets.
+    /// Takes the locks of two different sockets, in the order of their numbers.
     fn lock_both<'a>(
         &'a self,
         other: &'a Self,
     ) -> (SpinLockGuard<'a, State>, SpinLockGuard<'a, State>) {
         if self.number < other.number {
             let own = self.state.lock();
-            (own, other.state.lock())
+            (own, other.state.lock_in_order())
         } else {
             let others = other.state.lock();
-            (self.state.lock(), others)
+            (self.state.lock_in_order(), others)
         }
     }
 
@@ -467,6 +467,15 @@ impl super::Socket for Endpoint {
             return Err(Errno::EOPNOTSUPP);
         }
         self.socket().options.set(name, value, privileged)
+    }
+
+    fn take_error(&self) -> Option<Errno> {
+        self.socket().state.lock().error.take()
+    }
+
+    fn set_error(&self, error: Errno) {
+        self.socket().state.lock().error = Some(error);
+        self.socket().changed.wake_all();
     }
 
     fn signals_broken_pipe(&self) -> bool {
