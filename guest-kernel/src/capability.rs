@@ -47,6 +47,8 @@ pub enum Capability {
     SysResource = 24,
     /// Set the clocks.
     SysTime = 25,
+    /// Hang up terminals.
+    SysTtyConfig = 26,
     /// Make device nodes.
     Mknod = 27,
     /// Set alarms that wake the machine.

@@ -227,7 +227,7 @@ macro_rules! for_each_system_call {
             (150, 151, munlock, done, (address: Pointer, length: Size))
             (151, 152, mlockall, done, (flags: Hex))
             (152, 153, munlockall, done, ())
-            (153, _, vhangup, none, ())
+            (153, _, vhangup, done, ())
             (154, _, modify_ldt, none, (function: Signed, buffer: Pointer, size: Size))
             (155, _, pivot_root, none, (new_root: Path, put_old: Path))
             (156, _, _sysctl, none, (arguments: Pointer))

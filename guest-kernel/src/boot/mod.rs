@@ -291,8 +291,9 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let rsp = stack::fill(&space, &mut layout, &start, &loaded, &mut entropy)?;
 
     let mut files = fs::FileTable::new();
+    let mut terminal = None;
     let standard = if has_flag(flags::TERMINAL) {
-        drivers::terminal::start();
+        terminal = Some(drivers::terminal::start()?);
         fs::terminal_files(&context)?
     } else {
         fs::standard_files()
@@ -307,6 +308,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         memory: space,
         files,
         fs: context,
+        terminal,
         program: Program { path: program_path, executing: Some(executing) },
         name: name.to_vec(),
         start_ns: time::monotonic_ns(),

@@ -10,6 +10,7 @@ use crate::boot;
 use crate::errno::Result;
 use crate::fs::facts::{MachineFacts, ProcessFacts};
 use crate::fs::services::Services;
+use crate::fs::tty::job::Jobs;
 use crate::fs::{Timestamp, services};
 use crate::memory::{UserReader, UserWriter};
 use crate::sched::WaitQueue;
@@ -110,6 +111,10 @@ impl Services for FileServices {
 
     fn terminal_listen(&self) {
         terminal::listen();
+    }
+
+    fn jobs(&self) -> Option<&'static dyn Jobs> {
+        process::exists().then_some(&process::JOBS)
     }
 
     fn monotonic_ns(&self) -> u64 {

@@ -6,23 +6,21 @@
 
 use super::console;
 use crate::errno::{Errno, Result};
-use crate::fs::terminal::CONTROLLING;
-use crate::fs::tty::WindowSize;
-use crate::memory::PAGE_SIZE;
+use crate::fs::tty::termios::WindowSize;
+use crate::fs::tty::{self, Tty};
 use crate::memory::frame::{Content, Frame};
-use crate::process::{self, Pid};
+use crate::process;
 use crate::sched::wait;
-use crate::signal::{Information, number};
 use crate::sync::SpinLock;
 use airlock_abi::console::PORT_TERMINAL;
-use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// Typed bytes that are taken at once.
 const INPUT_STEP: usize = 256;
-/// Echoes that wait for the screen; further ones are dropped, as on Linux.
-const ECHO_LIMIT: usize = 2 * PAGE_SIZE;
-/// `SI_KERNEL`.
-const SI_KERNEL: i32 = 0x80;
+/// Echoes that are shown at once.
+const ECHO_STEP: usize = 256;
 
 /// The way to the screen.
 struct Screen {
@@ -30,14 +28,11 @@ struct Screen {
     page: Option<Frame>,
     /// The device has the page.
     busy: bool,
-    /// To be shown when the device is free.
-    echo: VecDeque<u8>,
     /// What the host said about the last page, if it was an error.
     error: Option<Errno>,
 }
 
-static SCREEN: SpinLock<Screen> =
-    SpinLock::new(Screen { page: None, busy: false, echo: VecDeque::new(), error: None });
+static SCREEN: SpinLock<Screen> = SpinLock::new(Screen { page: None, busy: false, error: None });
 
 impl Screen {
     fn start(&mut self, bytes: &[u8]) -> Result<()> {
@@ -61,17 +56,15 @@ impl Screen {
                 self.busy = false;
                 self.error = result.err();
             }
-            if self.echo.is_empty() || CONTROLLING.is_stopped() {
+            let mut echoes = Vec::new();
+            if echoes.try_reserve(ECHO_STEP).is_ok()
+                && let Some(console) = tty::console()
+            {
+                console.next_echoes(&mut echoes, ECHO_STEP);
+            }
+            // What cannot be shown is lost, as on Linux.
+            if echoes.is_empty() || self.start(&echoes).is_err() {
                 return true;
-            }
-            let mut bytes = [0; INPUT_STEP];
-            let count = self.echo.len().min(bytes.len());
-            for (target, byte) in bytes.iter_mut().zip(self.echo.drain(..count)) {
-                *target = byte;
-            }
-            if self.start(&bytes[..count]).is_err() {
-                // There is no way to show it.
-                self.echo.clear();
             }
         }
     }
@@ -83,23 +76,28 @@ fn size() -> WindowSize {
 }
 
 /// Makes the console's terminal port the terminal of the first program.
-pub fn start() {
-    CONTROLLING.attach(size(), process::FIRST);
+///
+/// # Errors
+/// ENOMEM.
+pub fn start() -> Result<Arc<Tty>> {
+    let console = tty::make_console(size())?;
+    console.attach(process::FIRST);
     listen();
+    Ok(console)
 }
 
 /// The console interrupted: something was typed or shown, or the window has a new size.
 pub fn interrupt(configuration_changed: bool) {
-    if configuration_changed && CONTROLLING.resized(size()) {
-        signal(CONTROLLING.foreground(), number::SIGWINCH);
+    if configuration_changed && let Some(console) = tty::console() {
+        console.resize(size());
     }
     listen();
 }
 
 /// Takes what was typed, as much as the line discipline has room for, and asks for more.
 pub fn listen() {
-    if CONTROLLING.is_present() {
-        take_typed();
+    if let Some(console) = tty::console() {
+        take_typed(&console);
         SCREEN.lock().settle();
     }
 }
@@ -107,10 +105,10 @@ pub fn listen() {
 /// Whoever takes what was typed: keys stay in order, and each is there for one.
 static TAKING: SpinLock<()> = SpinLock::new(());
 
-fn take_typed() {
+fn take_typed(console: &Tty) {
     let _alone = TAKING.lock();
-    loop {
-        let room = CONTROLLING.room().min(INPUT_STEP);
+    while !GONE.load(Ordering::Relaxed) {
+        let room = console.room().min(INPUT_STEP);
         if room == 0 || console::poll_input(PORT_TERMINAL, room) != Ok(true) {
             return;
         }
@@ -119,27 +117,22 @@ fn take_typed() {
             Ok(Some(count @ 1..)) => count,
             Ok(None) => return,
             Ok(Some(_)) | Err(_) => {
-                CONTROLLING.hang_up();
+                hang_up(console);
                 return;
             }
         };
-        let received = CONTROLLING.received(&bytes[..count]);
-        {
-            let mut screen = SCREEN.lock();
-            let free = ECHO_LIMIT.saturating_sub(screen.echo.len());
-            screen.echo.extend(received.echo.into_iter().take(free));
-        }
-        for key in received.signals {
-            if let Ok(key) = u8::try_from(key) {
-                signal(CONTROLLING.foreground(), key);
-            }
-        }
+        console.received(&bytes[..count]);
     }
 }
 
-/// Sends a signal to every process of a group.
-fn signal(group: Pid, signal: u8) {
-    process::send_to_group(group, Information::new(signal, SI_KERNEL, 0));
+/// Nobody types any more.
+static GONE: AtomicBool = AtomicBool::new(false);
+
+/// The user is gone, which is told once.
+fn hang_up(console: &Tty) {
+    if !GONE.swap(true, Ordering::Relaxed) {
+        console.hang_up();
+    }
 }
 
 /// Shows up to a page of a program's bytes; if `wait`, returns when the host has taken them.

@@ -95,6 +95,9 @@ pub struct ProcessStatus {
     pub group: u32,
     /// Session.
     pub session: u32,
+    /// Device number of its controlling terminal, or 0, and the process group in the foreground there,
+    /// or -1.
+    pub terminal: (u64, i32),
     /// Threads.
     pub threads: u32,
     /// Real, effective, saved and file system user ID.

@@ -8,6 +8,7 @@ use super::source::Source;
 use super::stream::StreamRef;
 use super::synthetic;
 use super::tmpfs::{Attributes, Content, Listed, Node, list_image};
+use super::tty::Tty;
 use crate::errno::{Errno, Result};
 use crate::memory::{Page, PhysAddr, UserWriter};
 use alloc::sync::Arc;
@@ -75,9 +76,16 @@ impl Inode {
     }
 
     /// Why no name can be made in this directory, which is not stored: in /proc and /sys a name that
-    /// there is not cannot exist, and /dev is constant.
-    pub(super) fn refuses_new(&self) -> Errno {
+    /// there is not cannot exist, in /dev/pts names are made by opening /dev/ptmx, and /dev is constant.
+    pub(super) fn refuses_new(&self, makes_file: bool) -> Errno {
         match self {
+            Self::Synthetic(node) if node.is_in_terminals() => {
+                if makes_file {
+                    Errno::EACCES
+                } else {
+                    Errno::EPERM
+                }
+            }
             Self::Synthetic(node) if !node.is_in_dev() => Errno::ENOENT,
             _ => Errno::EROFS,
         }
@@ -86,7 +94,7 @@ impl Inode {
     /// Why no name can be removed or changed in this directory, which is not stored.
     pub(super) fn refuses_change(&self) -> Errno {
         match self {
-            Self::Synthetic(node) if !node.is_in_dev() => Errno::EPERM,
+            Self::Synthetic(node) if !node.is_in_dev() || node.is_in_terminals() => Errno::EPERM,
             _ => Errno::EROFS,
         }
     }
@@ -493,6 +501,12 @@ impl Inode {
         if let Self::Stream(stream) = self {
             return stream.set_permissions(mode & PERMISSIONS);
         }
+        if let Some(tty) = self.terminal() {
+            tty.change_attributes(|attributes| {
+                attributes.mode = attributes.mode & S_IFMT | mode & PERMISSIONS;
+            });
+            return Ok(());
+        }
         let fixed = self.seals().is_ok_and(|seals| seals & super::tmpfs::F_SEAL_EXEC != 0);
         if fixed && (self.mode()? ^ mode) & 0o111 != 0 {
             return Err(Errno::EPERM);
@@ -506,8 +520,19 @@ impl Inode {
     /// # Errors
     /// EPERM for what is not stored.
     pub fn change_attributes(&self, change: impl FnOnce(&mut Attributes)) -> Result<()> {
-        self.node()?.change(change);
+        match self.terminal() {
+            Some(tty) => tty.change_attributes(change),
+            None => self.node()?.change(change),
+        }
         Ok(())
+    }
+
+    /// The terminal whose name in /dev/pts it is.
+    fn terminal(&self) -> Option<Arc<Tty>> {
+        match self {
+            Self::Synthetic(node) => node.terminal(),
+            _ => None,
+        }
     }
 
     /// `fallocate(2)`: makes pages for a range, or removes them.

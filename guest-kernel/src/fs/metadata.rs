@@ -90,6 +90,8 @@ pub mod devices {
     pub const SYS: u64 = device_number(0, 0x15);
     /// /dev
     pub const DEV: u64 = device_number(0, 5);
+    /// /dev/pts
+    pub const PTS: u64 = device_number(0, 0x17);
     /// Files that are events and the like.
     pub const ANONYMOUS: u64 = device_number(0, 0xf);
     /// Pipes.

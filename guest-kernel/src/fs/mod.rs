@@ -32,7 +32,6 @@ pub mod size_limit;
 pub mod source;
 pub mod stream;
 pub mod synthetic;
-pub mod terminal;
 pub mod tmpfs;
 pub mod tty;
 

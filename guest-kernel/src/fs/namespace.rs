@@ -5,7 +5,7 @@
 
 use super::inode::Inode;
 use super::inotify;
-use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_ISGID, S_ISVTX};
+use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISVTX};
 use super::path::Found;
 use super::permission::{EXECUTE, Subject, WRITE};
 use super::root::FileSystem;
@@ -71,7 +71,7 @@ pub fn create(found: &Found, mut new: New<'_>, subject: &Subject<'_>) -> Result<
     }
     let name = found.name.bytes();
     let Some(file_system) = found.parent.file_system() else {
-        return Err(found.parent.refuses_new());
+        return Err(found.parent.refuses_new(new.mode & S_IFMT == S_IFREG));
     };
     may_change(&found.parent, subject)?;
     let parent = changeable(&found.parent)?;

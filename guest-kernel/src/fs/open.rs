@@ -92,7 +92,7 @@ pub fn open(
             inotify::notify(&inode, Some((&found.parent, found.name.bytes())), IN_MODIFY);
         }
     }
-    finish(inode, kind, found, flags & !TRANSIENT)
+    finish(inode, kind, found, flags)
 }
 
 fn wanted(flags: u32) -> u32 {
@@ -127,7 +127,7 @@ fn create(
         }
         result => (result?, S_IFREG),
     };
-    finish(inode, kind, found, flags & !TRANSIENT)
+    finish(inode, kind, found, flags)
 }
 
 /// `O_TMPFILE`: a file without a name in this directory's file system.
@@ -154,12 +154,13 @@ fn create_unnamed(
         target: &[],
     };
     let inode = namespace::create_unnamed(&directory, &new)?;
-    finish(inode, S_IFREG, found, flags & !TRANSIENT)
+    finish(inode, S_IFREG, found, flags)
 }
 
 /// Connects the inode with what reads and writes go to.
 fn finish(inode: Inode, kind: u32, found: Found, flags: u32) -> Result<FileRef> {
     let stream = if flags & O_PATH != 0 { None } else { stream_of(&inode, kind, flags)? };
+    let flags = if flags & O_PATH != 0 { flags } else { flags & !TRANSIENT };
     let file = if let Inode::Stream(named) = &inode {
         let stream = stream.unwrap_or_else(|| named.clone());
         OpenFile::stream(stream, inode, flags)
@@ -173,6 +174,9 @@ fn finish(inode: Inode, kind: u32, found: Found, flags: u32) -> Result<FileRef> 
 fn stream_of(inode: &Inode, kind: u32, flags: u32) -> Result<Option<StreamRef>> {
     match inode {
         Inode::Synthetic(node) => {
+            if let Some(opened) = node.open_terminal(flags) {
+                return opened.map(Some);
+            }
             let Some(device) = node.device() else { return Ok(None) };
             match device.open_error() {
                 Some(error) => Err(error),
@@ -226,6 +230,6 @@ pub fn standard_files() -> [FileRef; 3] {
 /// ENXIO if there is no terminal.
 pub fn terminal_files(context: &Context) -> Result<[FileRef; 3]> {
     let path = Vec::from(b"/dev/pts/0");
-    let file = open(context, &context.root, path, O_RDWR, 0, &Subject::ROOT)?;
+    let file = open(context, &context.root, path, O_RDWR | O_NOCTTY, 0, &Subject::ROOT)?;
     Ok([file.clone(), file.clone(), file])
 }

@@ -5,6 +5,7 @@
 
 use super::facts::{MachineFacts, ProcessFacts};
 use super::metadata::Timestamp;
+use super::tty::job::Jobs;
 use crate::errno::Result;
 use crate::memory::{UserReader, UserWriter};
 use crate::sched::WaitQueue;
@@ -65,6 +66,9 @@ pub trait Services: Sync {
 
     /// The terminal may have room for more of what the user typed.
     fn terminal_listen(&self);
+
+    /// What terminals need of processes, if there are any.
+    fn jobs(&self) -> Option<&'static dyn Jobs>;
 
     /// The program wrote to something that nobody reads: it gets SIGPIPE.
     fn broken_pipe(&self);

@@ -16,6 +16,8 @@ pub struct Events(pub u16);
 impl Events {
     /// There is something to read, or the end.
     pub const IN: Self = Self(0x1 | 0x40);
+    /// Something out of the ordinary is to be read.
+    pub const URGENT: Self = Self(0x2);
     /// A write would not block.
     pub const OUT: Self = Self(0x4 | 0x100);
     /// An error is pending, or nobody reads the other end.

@@ -143,6 +143,7 @@ pub fn lend(thread: &Thread) -> Arc<Loan> {
 
 /// The last thread has ended.
 fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
+    crate::fs::tty::job::leave(&super::JOBS, true);
     let usage = Usage { resident_peak, ..process.usage() };
     process.root.store(0, Ordering::Relaxed);
     let executing = process.program.lock().executing.take();

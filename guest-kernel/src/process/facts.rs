@@ -71,6 +71,7 @@ fn status(process: &Process, thread: Option<&Thread>, usage: &Usage, tid: Pid) -
         parent: id(process.parent()),
         group: id(process.group()),
         session: id(process.session()),
+        terminal: process.terminal().map_or((0, -1), |tty| (tty.device(), tty.foreground())),
         threads: u32::try_from(process.threads().len()).unwrap_or(u32::MAX),
         users: [c.uid, c.euid, c.suid, c.fsuid],
         groups: [c.gid, c.egid, c.sgid, c.fsgid],

@@ -5,6 +5,7 @@
 //! * `lifecycle`: what is decided of a process's life
 //! * `ending`: ends, and who hears of them
 //! * `signals`: sending
+//! * `terminal`: controlling terminals
 //! * `facts`: what /proc shows
 
 mod cpu_limit;
@@ -20,6 +21,7 @@ mod out_of_memory;
 mod own;
 mod signals;
 pub mod table;
+mod terminal;
 mod thread;
 pub mod timers;
 
@@ -36,9 +38,11 @@ pub use out_of_memory::{relieve, relieve_copy, relieve_reserve};
 pub use own::Own;
 pub use signals::*;
 pub use table::{all, find, find_thread};
+pub use terminal::JOBS;
 pub use thread::{Current, NewRegisters, NewThread, Thread, current, exists};
 
 use crate::fs;
+use crate::fs::tty::Tty;
 use crate::memory::PhysAddr;
 use crate::memory::space::AddressSpace;
 use crate::sched::WaitQueue;
@@ -75,6 +79,10 @@ pub struct Process {
     parent: AtomicI32,
     group: AtomicI32,
     session: AtomicI32,
+    /// Its controlling terminal.
+    terminal: SpinLock<Option<Arc<Tty>>>,
+    /// The group in the foreground of the terminal that it led the session of, when that was hung up.
+    old_foreground: AtomicI32,
     memory: Own<AddressSpace>,
     /// Guest-physical address of the root of its page tables; 0 when it has none any more.
     root: AtomicU64,
@@ -152,6 +160,8 @@ pub struct New {
     pub group: Pid,
     /// Its session.
     pub session: Pid,
+    /// Its controlling terminal.
+    pub terminal: Option<Arc<Tty>>,
     /// Its address space.
     pub memory: Arc<AddressSpace>,
     /// What it does on signals.
@@ -175,6 +185,8 @@ impl Process {
             parent: AtomicI32::new(new.parent),
             group: AtomicI32::new(new.group),
             session: AtomicI32::new(new.session),
+            terminal: SpinLock::new(new.terminal),
+            old_foreground: AtomicI32::new(0),
             memory: Own::new(new.memory),
             root: AtomicU64::new(root),
             actions: Own::new(new.actions),
@@ -261,6 +273,8 @@ pub struct First {
     pub files: fs::FileTable,
     /// Its root and working directory.
     pub fs: fs::Context,
+    /// Its controlling terminal.
+    pub terminal: Option<Arc<Tty>>,
     /// What it runs.
     pub program: Program,
     /// Its name: at most 15 bytes count.
@@ -285,6 +299,7 @@ pub fn start_first(first: First) {
         parent: INIT,
         group: FIRST,
         session: FIRST,
+        terminal: first.terminal,
         memory: first.memory,
         actions: Arc::new(SpinLock::new(Actions::new())),
         limits: Limits::default(),

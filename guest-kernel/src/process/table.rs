@@ -172,6 +172,11 @@ impl Table {
         self.processes().filter(|process| process.group() == group).cloned().collect()
     }
 
+    /// The members of a session.
+    pub fn session(&self, session: Pid) -> Vec<Arc<Process>> {
+        self.processes().filter(|process| process.session() == session).cloned().collect()
+    }
+
     /// Whether nobody in the session could continue the group's stopped members: no member has a
     /// parent in another group of the same session (setpgid(2)).
     pub fn is_orphaned(&self, group: Pid, without: Option<Pid>) -> bool {

@@ -419,6 +419,7 @@ fn make_process(request: &Request, pid: Pid) -> Result<Process> {
         parent: if sibling { me.parent() } else { me.pid },
         group: me.group(),
         session: me.session(),
+        terminal: me.terminal(),
         memory,
         actions,
         limits: me.limits().lock().clone(),

@@ -5,15 +5,17 @@ use super::caller::{any_file, check_flags, file};
 use super::locks::record_lock;
 use crate::capability::Capability;
 use crate::errno::{Errno, Result};
-use crate::fs::FileRef;
+use crate::fs::permission::Subject;
+use crate::fs::tty::{Master, Slave};
+use crate::fs::{self, Context, FileRef, Inode};
 use crate::memory::UserPtr;
 use crate::process::current;
 use linux_raw_sys::general::{
     F_ADD_SEALS, F_DUPFD, F_DUPFD_CLOEXEC, F_GET_SEALS, F_GETFD, F_GETFL, F_GETLK, F_GETOWN,
     F_GETPIPE_SZ, F_OFD_GETLK, F_OFD_SETLK, F_OFD_SETLKW, F_SETFD, F_SETFL, F_SETLK, F_SETLKW,
-    F_SETPIPE_SZ, FD_CLOEXEC, O_CLOEXEC, O_DIRECT, O_NONBLOCK,
+    F_SETPIPE_SZ, FD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_DIRECT, O_LARGEFILE, O_NOCTTY, O_NONBLOCK,
 };
-use linux_raw_sys::ioctl::{FIOCLEX, FIONBIO, FIONCLEX, FIONREAD};
+use linux_raw_sys::ioctl::{FIOCLEX, FIONBIO, FIONCLEX, FIONREAD, TIOCGPTPEER};
 
 /// `dup(2)`.
 ///
@@ -146,9 +148,29 @@ pub fn ioctl(fd: Fd, request: u32, argument: u64) -> Result<i32> {
             UserPtr::<i32>::new(argument).write(i32::try_from(left).unwrap_or(i32::MAX))?;
             Ok(0)
         }
+        TIOCGPTPEER => open_peer(&file, argument),
         _ => match file.as_stream() {
             Some(stream) => stream.ioctl(request, argument),
             None => Err(Errno::ENOTTY),
         },
     }
+}
+
+/// TIOCGPTPEER: opens the terminal of a master, whatever the caller could reach by a path.
+fn open_peer(master: &FileRef, argument: u64) -> Result<i32> {
+    let stream = master.as_stream().ok_or(Errno::ENOTTY)?;
+    let any = stream.as_any().ok_or(Errno::ENOTTY)?;
+    if any.is::<Slave>() {
+        return Err(Errno::EIO);
+    }
+    let index = any.downcast_ref::<Master>().ok_or(Errno::ENOTTY)?.tty().index();
+    let Inode::Synthetic(node) = master.inode() else { return Err(Errno::ENOTTY) };
+    let [a, b, c, d, ..] = argument.to_le_bytes();
+    let flags = u32::from_le_bytes([a, b, c, d]);
+    let path = alloc::format!("/dev/pts/{index}").into_bytes();
+    let root = node.root();
+    let opens = flags & (O_ACCMODE | O_NOCTTY | O_NONBLOCK) | O_LARGEFILE;
+    let file = fs::open(&Context::new(root.clone()), &root, path, opens, 0, &Subject::ROOT)?;
+    let process = current();
+    process.files().lock().add(file, flags & O_CLOEXEC != 0)
 }

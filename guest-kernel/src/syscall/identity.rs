@@ -312,7 +312,22 @@ pub fn setsid() -> Result<Pid> {
     }
     me.set_session(me.pid, &table);
     me.set_group(me.pid, &table);
+    drop(table);
+    me.process.set_terminal(None);
     Ok(me.pid)
+}
+
+/// `vhangup(2)`.
+///
+/// # Errors
+/// EPERM.
+pub fn vhangup() -> Result<()> {
+    let me = current();
+    me.credentials().need(Capability::SysTtyConfig)?;
+    if let Some(terminal) = me.terminal() {
+        terminal.hang_up();
+    }
+    Ok(())
 }
 
 /// `setpgid(2)`.

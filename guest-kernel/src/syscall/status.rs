@@ -10,8 +10,8 @@ use crate::memory::user::Plain;
 use crate::memory::{PAGE, UserPtr};
 use linux_raw_sys::general::{
     AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC, AT_STATX_FORCE_SYNC,
-    AT_STATX_SYNC_TYPE, AT_SYMLINK_NOFOLLOW, PIPEFS_MAGIC, STATX__RESERVED, STATX_BASIC_STATS,
-    STATX_BTIME, STATX_MNT_ID, SYSFS_MAGIC, TMPFS_MAGIC,
+    AT_STATX_SYNC_TYPE, AT_SYMLINK_NOFOLLOW, DEVPTS_SUPER_MAGIC, PIPEFS_MAGIC, STATX__RESERVED,
+    STATX_BASIC_STATS, STATX_BTIME, STATX_MNT_ID, SYSFS_MAGIC, TMPFS_MAGIC,
 };
 
 /// `SOCKFS_MAGIC`.
@@ -239,7 +239,7 @@ pub fn faccessat2(directory: Fd, path: UserPtr<u8>, mode: u32, flags: u32) -> Re
     let inode = caller.find(directory, path, flags)?;
     let subject = if flags & AT_EACCESS != 0 { caller.subject() } else { caller.real_subject() };
     subject.check(&inode, mode)?;
-    let is_constant = matches!(&inode, Inode::Synthetic(node) if node.device().is_none());
+    let is_constant = matches!(&inode, Inode::Synthetic(node) if !node.is_device());
     if mode & crate::fs::permission::WRITE != 0 && is_constant {
         return Err(Errno::EROFS);
     }
@@ -303,6 +303,7 @@ fn file_system_status(inode: &Inode) -> Result<Statfs> {
         devices::PROC => PROC_MAGIC,
         devices::SYS => SYSFS_MAGIC,
         devices::PIPE => PIPEFS_MAGIC,
+        devices::PTS => DEVPTS_SUPER_MAGIC,
         devices::SOCKET => SOCKFS_MAGIC,
         // devtmpfs is a tmpfs.
         _ => TMPFS_MAGIC,

@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 39] = [
+const PROBES: [&str; 42] = [
     "clocks",
     "descriptors",
     "devices",
@@ -18,6 +18,7 @@ const PROBES: [&str; 39] = [
     "identity",
     "inotify",
     "int80",
+    "jobs",
     "limits",
     "locks",
     "memfd",
@@ -31,6 +32,7 @@ const PROBES: [&str; 39] = [
     "privileges",
     "proc",
     "processes",
+    "pty",
     "queued",
     "registers",
     "rights",
@@ -41,6 +43,7 @@ const PROBES: [&str; 39] = [
     "status",
     "sysv",
     "tasks",
+    "termios",
     "threads",
     "timerfd",
     "timers",

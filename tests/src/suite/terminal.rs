@@ -79,6 +79,17 @@ impl Session {
         Ok(())
     }
 
+    /// Reads until the last thing that the screen has shown is one of these.
+    pub(super) fn expect_last(&mut self, ends: &[&str]) -> Result<(), String> {
+        while !ends.iter().any(|end| self.seen.ends_with(end.as_bytes())) {
+            let left = self.deadline.saturating_duration_since(Instant::now());
+            ensure(self.read_within(left)?, || {
+                format!("waited for one of {ends:?}, and saw '{}'", self.seen.escape_ascii())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Makes sure that the screen does not show these words.
     pub(super) fn expect_hidden(&mut self, words: &str) -> Result<(), String> {
         while self.read_within(Duration::ZERO)? {}

@@ -2,6 +2,7 @@
 
 use super::super::services::services;
 use super::super::stream::{Seek, Stream};
+use super::terminals::{self, Terminal};
 use super::{Entry, Kind, Target, directory, link};
 use crate::errno::{Errno, Result};
 use crate::memory::{UserReader, UserWriter};
@@ -16,19 +17,21 @@ static ENTRIES: &[Entry] = &[
     device(4, "full", 1, 7, &Full),
     device(5, "random", 1, 8, &Random { can_poll: true }),
     device(6, "urandom", 1, 9, &Random { can_poll: false }),
-    device(7, "tty", 5, 0, &super::super::terminal::CONTROLLING),
-    device(8, "console", 5, 1, &super::super::terminal::CONTROLLING),
+    terminals::device(7, "tty", 5, 0, Terminal::Controlling),
+    Entry { mode: 0o600, ..terminals::device(8, "console", 5, 1, Terminal::Console) },
     link(9, "fd", |_| path(b"/proc/self/fd")),
     link(10, "stdin", |_| path(b"/proc/self/fd/0")),
     link(11, "stdout", |_| path(b"/proc/self/fd/1")),
     link(12, "stderr", |_| path(b"/proc/self/fd/2")),
     Entry { number: 13, name: "shm", mode: 0o1777, kind: Kind::Memory },
-    Entry { number: 14, name: "pts", mode: 0o755, kind: Kind::Directory(PSEUDO_TERMINALS) },
+    Entry {
+        number: 14,
+        name: "pts",
+        mode: 0o755,
+        kind: Kind::Dynamic(terminals::ENTRIES, &terminals::Terminals),
+    },
+    terminals::device(15, "ptmx", 5, 2, Terminal::Multiplexer),
 ];
-
-/// The terminal that `-t` makes the standard files.
-static PSEUDO_TERMINALS: &[Entry] =
-    &[Entry { mode: 0o620, ..device(15, "0", 136, 0, &super::super::terminal::CONTROLLING) }];
 
 const fn device(
     number: u16,

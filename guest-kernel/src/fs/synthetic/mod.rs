@@ -6,6 +6,7 @@
 mod device;
 mod proc;
 mod system;
+mod terminals;
 
 use super::inode::{Inode, Target};
 use super::metadata::{Metadata, S_IFCHR, S_IFDIR, S_IFLNK, S_IFREG, devices, entry_type};
@@ -38,6 +39,8 @@ pub(super) enum Kind {
     Link(fn(&Node) -> Result<Target>),
     /// A character device: its number, and where reads and writes go.
     Device(u32, u32, &'static (dyn Stream + Sync)),
+    /// A character device that is opened as one terminal or another.
+    Terminal(u32, u32, terminals::Terminal),
     /// A directory of ordinary files in memory.
     Memory,
 }
@@ -108,6 +111,11 @@ impl Node {
         u64::from(self.process) << 32 | u64::from(self.item) << 12 | u64::from(self.entry.number)
     }
 
+    /// The number that a directory shows, which is what `stat(2)` tells.
+    fn listed_number(&self) -> u64 {
+        if self.is_in_terminals() { self.metadata().number } else { self.number() }
+    }
+
     /// Type and permissions.
     pub const fn mode(&self) -> u32 {
         self.entry.mode
@@ -115,14 +123,16 @@ impl Node {
                 Kind::Directory(_) | Kind::Dynamic(..) | Kind::Memory => S_IFDIR,
                 Kind::Text(_) => S_IFREG,
                 Kind::Link(_) => S_IFLNK,
-                Kind::Device(..) => S_IFCHR,
+                Kind::Device(..) | Kind::Terminal(..) => S_IFCHR,
             }
     }
 
     /// What `stat(2)` tells.
     pub fn metadata(&self) -> Metadata {
         let special = match self.entry.kind {
-            Kind::Device(major, minor, _) => super::metadata::device_number(major, minor),
+            Kind::Device(major, minor, _) | Kind::Terminal(major, minor, _) => {
+                super::metadata::device_number(major, minor)
+            }
             _ => 0,
         };
         // Made up now, with everything in it.
@@ -134,7 +144,7 @@ impl Node {
         } else {
             devices::PROC
         };
-        Metadata {
+        let metadata = Metadata {
             device: tree,
             number: self.number(),
             mode: self.mode(),
@@ -145,7 +155,8 @@ impl Node {
             changed: time,
             born: time,
             ..Metadata::default()
-        }
+        };
+        if self.is_in_terminals() { self.as_terminal(metadata) } else { metadata }
     }
 
     const fn is_directory(&self) -> bool {
@@ -190,7 +201,8 @@ impl Node {
         for (at, entry) in (0..).zip(children) {
             let node = self.with(entry);
             let kind = entry_type(node.mode());
-            let listed = Listed { name: entry.name.as_bytes(), number: node.number(), kind };
+            let number = node.listed_number();
+            let listed = Listed { name: entry.name.as_bytes(), number, kind };
             if at >= position && !each(&listed, at + 1) {
                 return Ok(());
             }
@@ -201,7 +213,8 @@ impl Node {
         while let Some((number, node)) = dynamic.next(self, from)? {
             let mut digits = [0; 10];
             let name = decimal(number, &mut digits);
-            let listed = Listed { name, number: node.number(), kind: entry_type(node.mode()) };
+            let kind = entry_type(node.mode());
+            let listed = Listed { name, number: node.listed_number(), kind };
             let Some(next) = number.checked_add(1) else { break };
             if !each(&listed, first + u64::from(next)) {
                 break;
@@ -219,6 +232,9 @@ impl Node {
         let parent = MOUNTS.iter().find_map(|root| root.parent_of(self.entry));
         if let Some(parent) = parent {
             return Ok(Inode::Synthetic(self.with(parent)));
+        }
+        if let Some(parent) = terminals::parent_of_dynamic(self.entry) {
+            return Ok(Inode::Synthetic(Self { entry: parent, process: 0, item: 0, ..*self }));
         }
         let (entry, process) = proc::parent_of(self.entry, self.process);
         Ok(Inode::Synthetic(Self { entry, process, item: 0, ..*self }))
@@ -251,6 +267,16 @@ impl Node {
             Kind::Directory(_) | Kind::Dynamic(..) => Err(Errno::EISDIR),
             _ => Err(Errno::EINVAL),
         }
+    }
+
+    /// The root of the tree that it is somewhere in.
+    pub fn root(&self) -> Inode {
+        self.file_system.root()
+    }
+
+    /// Whether it is a device.
+    pub const fn is_device(&self) -> bool {
+        matches!(self.entry.kind, Kind::Device(..) | Kind::Terminal(..))
     }
 
     /// Whether names could be made here if they were not constant; else they simply don't exist.

@@ -4,6 +4,7 @@ mod process;
 
 use super::super::facts::MachineFacts;
 use super::super::services::services;
+use super::super::tty::registry;
 use super::super::{epoll, inotify, pipe};
 use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
@@ -42,7 +43,7 @@ static ENTRIES: &[Entry] = &[
     text(10, "version", version),
     text(11, "filesystems", |_| {
         Ok(Vec::from(
-            b"nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\n\terofs\nnodev\toverlay\n",
+            b"nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\n\terofs\nnodev\toverlay\n",
         ))
     }),
     text(12, "cmdline", |_| {
@@ -51,8 +52,9 @@ static ENTRIES: &[Entry] = &[
         Ok(line)
     }),
     text(13, "devices", |_| {
-        Ok(Vec::from(b"Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n136 pts\n\nBlock devices:\n"))
+        Ok(Vec::from(b"Character devices:\n  1 mem\n  5 /dev/tty\n  5 /dev/console\n  5 /dev/ptmx\n128 ptm\n136 pts\n\nBlock devices:\n"))
     }),
+    directory(50, "tty", &[text(51, "drivers", |_| Ok(Vec::from(TERMINAL_DRIVERS)))]),
     directory(
         14,
         "sys",
@@ -84,6 +86,15 @@ static ENTRIES: &[Entry] = &[
                     text(22, "ngroups_max", |_| line("65536")),
                     text(23, "cap_last_cap", |_| line("40")),
                     text(24, "randomize_va_space", |_| line("2")),
+                    directory(
+                        46,
+                        "pty",
+                        &[
+                            text(47, "max", |_| number(registry::LIMIT as u64)),
+                            text(48, "nr", |_| number(registry::count() as u64)),
+                            text(49, "reserve", |_| number(registry::RESERVED as u64)),
+                        ],
+                    ),
                     directory(
                         25,
                         "random",
@@ -169,6 +180,15 @@ static ENTRIES: &[Entry] = &[
         ],
     ),
 ];
+
+/// `/proc/tty/drivers`: name, node, major number, minor numbers, kind.
+const TERMINAL_DRIVERS: &[u8] = b"\
+/dev/tty             /dev/tty        5       0 system:/dev/tty
+/dev/console         /dev/console    5       1 system:console
+/dev/ptmx            /dev/ptmx       5       2 system
+pty_slave            /dev/pts      136 0-1048575 pty:slave
+pty_master           /dev/ptm      128 0-1048575 pty:master
+";
 
 /// The directories whose names are process IDs.
 struct Processes;

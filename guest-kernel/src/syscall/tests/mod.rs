@@ -35,6 +35,7 @@ impl Machine {
             memory: memory.clone(),
             files: FileTable::new(),
             fs: Context::new(root),
+            terminal: None,
             program: Program::default(),
             name: Vec::new(),
             start_ns: 0,

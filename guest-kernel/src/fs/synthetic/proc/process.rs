@@ -182,13 +182,7 @@ fn append_area(text: &mut Vec<u8>, area: &Area) -> Result<()> {
 fn stat(node: &Node) -> Result<Vec<u8>> {
     let s = of(node)?.status();
     let ProcessStatus { pid, parent, group, session, .. } = s;
-    let terminal = super::super::super::terminal::CONTROLLING.is_present();
-    let (device, foreground) = if terminal {
-        let foreground = super::super::super::terminal::CONTROLLING.foreground();
-        (super::super::super::metadata::device_number(136, 0), foreground)
-    } else {
-        (0, -1)
-    };
+    let (device, foreground) = s.terminal;
     let priority = if s.policy.1 > 0 { -1 - i32::from(s.policy.1) } else { 20 + s.nice };
     // The fields of proc(5), in groups of ten.
     let text = format!(
@@ -313,9 +307,10 @@ fn status(node: &Node) -> Result<Vec<u8>> {
 
 /// Type, place and options of what is mounted. The layer of changes above the image is not shown as
 /// one: to programs it is a writable root.
-const MOUNTS: [(&str, &str, &str, &str); 4] = [
+const MOUNTS: [(&str, &str, &str, &str); 5] = [
     ("overlay", "/", "overlay", "rw,noatime"),
     ("devtmpfs", "/dev", "devtmpfs", "ro,nosuid,noexec"),
+    ("devpts", "/dev/pts", "devpts", "rw,nosuid,noexec,gid=5,mode=620,ptmxmode=666"),
     ("proc", "/proc", "proc", "rw,nosuid,nodev,noexec"),
     ("sysfs", "/sys", "sysfs", "ro,nosuid,nodev,noexec"),
 ];
@@ -330,11 +325,16 @@ fn mounts(_: &Node) -> Result<Vec<u8>> {
 
 fn mount_information(_: &Node) -> Result<Vec<u8>> {
     use super::super::devices;
-    let numbers = [devices::ROOT, devices::DEV, devices::PROC, devices::SYS];
+    let numbers = [devices::ROOT, devices::DEV, devices::PTS, devices::PROC, devices::SYS];
     let mut text = String::new();
     for (id, ((source, place, kind, options), device)) in (1..).zip(MOUNTS.iter().zip(numbers)) {
         let (major, minor) = device_parts(device);
-        let parent = u32::from(id > 1);
+        // /dev/pts is in /dev.
+        let parent = match id {
+            1 => 0,
+            3 => 2,
+            _ => 1,
+        };
         let access = &options[..2];
         writeln!(
             text,
