@@ -121,6 +121,11 @@ pub trait Stream: Send + Sync {
         Vec::new()
     }
 
+    /// What `/proc/PID/fdinfo` has beyond what all files have: lines without the last line's end.
+    fn details(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// What a call would find now.
     fn poll(&self) -> Events {
         Events::IN.with(Events::OUT)

@@ -19,6 +19,7 @@ mod limits;
 #[cfg(target_os = "none")]
 mod out_of_memory;
 mod own;
+mod signal_file;
 mod signals;
 pub mod table;
 mod terminal;
@@ -36,6 +37,7 @@ pub use limits::{Limit, Limits, bounds, resource};
 #[cfg(target_os = "none")]
 pub use out_of_memory::{relieve, relieve_copy, relieve_reserve};
 pub use own::Own;
+pub use signal_file::SignalFile;
 pub use signals::*;
 pub use table::{all, find, find_thread};
 pub use terminal::JOBS;

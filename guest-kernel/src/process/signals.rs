@@ -134,6 +134,7 @@ fn add_to_process(
         None => threads.iter().for_each(|thread| thread.notify()),
     }
     process.signal_events.wake_all();
+    super::signal_file::notify();
     Some(room)
 }
 
@@ -155,6 +156,7 @@ fn add_to_thread(
     };
     thread.notify();
     thread.process.signal_events.wake_all();
+    super::signal_file::notify();
     Some(room)
 }
 

@@ -1,4 +1,4 @@
-//! Files that are events: eventfd(2), timerfd_create(2).
+//! Files that are events: eventfd(2), timerfd_create(2), signalfd(2).
 
 use super::Fd;
 use super::caller::{add_stream, check_flags, file};
@@ -6,7 +6,7 @@ use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::event::{EventCounter, Setting, TimerFile, TimerSetting};
 use crate::memory::UserPtr;
-use crate::process::current;
+use crate::process::{SignalFile, current};
 use crate::time::timespec::Timespec;
 use linux_raw_sys::general::{
     CLOCK_BOOTTIME, CLOCK_BOOTTIME_ALARM, CLOCK_MONOTONIC, CLOCK_REALTIME, CLOCK_REALTIME_ALARM,
@@ -92,4 +92,31 @@ pub fn timerfd_settime(
 /// As the man page says.
 pub fn timerfd_gettime(fd: Fd, value: UserPtr<IntervalAndValue>) -> Result<()> {
     value.write(to_program(with_timer(fd, TimerFile::get)?))
+}
+
+/// `signalfd(2)`.
+///
+/// # Errors
+/// As the man page says.
+pub fn signalfd(fd: Fd, mask: UserPtr<u64>, mask_size: usize) -> Result<i32> {
+    signalfd4(fd, mask, mask_size, 0)
+}
+
+/// `signalfd(2)` with flags.
+///
+/// # Errors
+/// As the man page says.
+pub fn signalfd4(fd: Fd, mask: UserPtr<u64>, mask_size: usize, flags: u32) -> Result<i32> {
+    if mask_size != size_of::<u64>() {
+        return Err(Errno::EINVAL);
+    }
+    let set = mask.read()?;
+    check_flags(flags, O_CLOEXEC | O_NONBLOCK)?;
+    if fd.0 == -1 {
+        return add_stream(SignalFile::new(set), O_RDWR | flags);
+    }
+    let open = file(fd)?;
+    let known = open.as_stream().and_then(|stream| stream.as_any()?.downcast_ref::<SignalFile>());
+    known.ok_or(Errno::EINVAL)?.set(set);
+    Ok(fd.0)
 }

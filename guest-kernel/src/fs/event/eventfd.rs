@@ -109,6 +109,10 @@ impl Stream for EventCounter {
     fn name(&self) -> Vec<u8> {
         Vec::from(b"anon_inode:[eventfd]")
     }
+
+    fn details(&self) -> Vec<u8> {
+        alloc::format!("eventfd-count: {:16x}", *self.count.lock()).into_bytes()
+    }
 }
 
 #[cfg(test)]

@@ -77,7 +77,14 @@ static FD_INFORMATION: Entry = text(131, "", |node| {
         file.flags() | close,
         file.inode().number()
     );
-    line(&text)
+    let details = file.as_stream().map_or_else(Vec::new, |stream| stream.details());
+    let mut text = line(&text)?;
+    if !details.is_empty() {
+        text.try_reserve(details.len() + 1).map_err(|_| Errno::ENOMEM)?;
+        text.extend_from_slice(&details);
+        text.push(b'\n');
+    }
+    Ok(text)
 });
 
 const fn magic_link(number: u16, name: &'static str, target: fn(&Node) -> Result<Target>) -> Entry {
