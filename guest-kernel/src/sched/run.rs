@@ -948,6 +948,7 @@ mod hardware {
             }
         };
         core::mem::forget(queue);
+        switch_fpu(me, next);
         let mut unused = 0;
         let save = if me.is_null() { &raw mut unused } else { save_running(me) };
         let load = if next.is_null() {
@@ -992,7 +993,33 @@ mod hardware {
         pointer
     }
 
-    /// Saves what the processor holds of the running thread; returns where its RSP goes.
+    /// Saves the FPU's state of the running thread, and loads the next one's. Ring 3 can do that, where the kernel
+    /// runs there, so it comes before what only ring 0 can.
+    fn switch_fpu(me: *const Thread, next: *const Thread) {
+        if !me.is_null() {
+            // SAFETY: the vCPU's reference keeps it alive.
+            let task = unsafe { &(*me).task };
+            if task.state.load(Ordering::Relaxed) != DEAD {
+                // SAFETY: the running thread's registers are this vCPU's alone.
+                let mine = unsafe { &mut *task.machine.0.get() };
+                match &mine.fpu {
+                    Some(state) => state.save_again(),
+                    // Allocated when a second thread was made; the first thread's is, too.
+                    None => mine.fpu = fpu::State::save().ok(),
+                }
+            }
+        }
+        if !next.is_null() {
+            // SAFETY: the vCPU's reference keeps it alive, and its registers are not in use, since it came out of the
+            // queue whose lock is held.
+            let theirs = unsafe { &*(*next).task.machine.0.get() };
+            if let Some(state) = &theirs.fpu {
+                state.restore_saved();
+            }
+        }
+    }
+
+    /// Saves the bases that the processor holds of the running thread; returns where its RSP goes.
     fn save_running(me: *const Thread) -> *mut u64 {
         // SAFETY: the vCPU's reference keeps it alive.
         let task = unsafe { &(*me).task };
@@ -1003,11 +1030,6 @@ mod hardware {
             unsafe {
                 mine.fs_base = read_msr(msr::FS_BASE);
                 mine.gs_base = read_msr(msr::KERNEL_GS_BASE);
-            }
-            match &mine.fpu {
-                Some(state) => state.save_again(),
-                // Allocated when a second thread was made; the first thread's is, too.
-                None => mine.fpu = fpu::State::save().ok(),
             }
         }
         &raw mut mine.rsp
@@ -1032,9 +1054,6 @@ mod hardware {
         unsafe {
             write_msr(msr::FS_BASE, theirs.fs_base);
             write_msr(msr::KERNEL_GS_BASE, theirs.gs_base);
-        }
-        if let Some(state) = &theirs.fpu {
-            state.restore_saved();
         }
         theirs.rsp
     }
