@@ -307,7 +307,7 @@ mod hardware {
 mod hardware {
     use super::{DEAD, Policy, RUNNABLE, SLEEPING, Task, Thread};
     use crate::arch::cpu::{self, Cpu, MAX_CPUS, msr, read_msr, write_msr};
-    use crate::arch::{apic, entry, fpu};
+    use crate::arch::{apic, entry, fpu, native};
     use crate::errno::{Errno, Result};
     use crate::memory::{PhysAddr, usize_from};
     use crate::process::{self, current};
@@ -906,9 +906,9 @@ mod hardware {
             let registers = &mut *thread.task.machine.0.get();
             registers.rsp = rsp;
             registers.stack = Some(stack);
-            registers.fs_base = read_msr(msr::FS_BASE);
-            registers.gs_base = read_msr(msr::KERNEL_GS_BASE);
             registers.fpu = Some(fpu::State::save()?);
+            (registers.fs_base, registers.gs_base) =
+                native::briefly(|| (read_msr(msr::FS_BASE), read_msr(msr::KERNEL_GS_BASE)));
         }
         Ok(())
     }

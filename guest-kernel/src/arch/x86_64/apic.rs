@@ -2,6 +2,7 @@
 //! its memory page (section 10.4.1); and the I/O APIC where there is one.
 
 use super::cpu::{msr, read_msr, write_msr};
+use super::native;
 use crate::memory::PhysAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -115,10 +116,12 @@ pub fn set_timer(ns: u64) {
     } else {
         ((u128::from(ns) * u128::from(ticks)) >> 20).clamp(1, u128::from(u32::MAX))
     };
-    // One-shot mode is mode 0.
-    write(TIMER_DIVIDE, DIVIDE_BY_1);
-    write(TIMER, u64::from(TIMER_VECTOR));
-    write(TIMER_INITIAL, u64::try_from(count).unwrap_or(u64::from(u32::MAX)));
+    native::briefly(|| {
+        // One-shot mode is mode 0.
+        write(TIMER_DIVIDE, DIVIDE_BY_1);
+        write(TIMER, u64::from(TIMER_VECTOR));
+        write(TIMER_INITIAL, u64::try_from(count).unwrap_or(u64::from(u32::MAX)));
+    });
 }
 
 /// Runs the timer against the TSC for a moment.

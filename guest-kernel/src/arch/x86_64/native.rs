@@ -179,6 +179,17 @@ pub fn resume_if_used() {
     }
 }
 
+/// Does what may need ring 0, and goes on in the ring that this is.
+#[inline]
+pub fn briefly<T>(act: impl FnOnce() -> T) -> T {
+    let was_here = is_here();
+    let result = act();
+    if was_here && !is_here() {
+        resume();
+    }
+    result
+}
+
 /// Loads the monitor's descriptor table on the vCPU that runs this.
 pub fn load_table() {
     unsafe extern "C" {
