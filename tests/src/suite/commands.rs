@@ -102,6 +102,13 @@ pub(super) fn add(tests: &mut Tests) {
             || trace.clone(),
         )
     });
+    tests.add("commands/strace to a full disk", |context| {
+        let program = Program::new(context.fixture("hello-musl")).options(["--strace=/dev/full"]);
+        let run = program.run_in_guest(context)?;
+        let expected = "airlock: cannot write the trace, which is incomplete: \
+                        No space left on device (os error 28)\n";
+        ensure(run.status == 0 && run.complaint() == expected, || format!("{run:?}"))
+    });
     tests.add("commands/strace changes nothing", |context| {
         let options = [format!("--strace={}", context.directory.join("calls").display())];
         let program = Program::new(context.fixture("probe-paths-glibc")).options(options);

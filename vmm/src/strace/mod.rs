@@ -45,6 +45,8 @@ pub struct Strace<W> {
     /// Whether the last call came through `int 0x80`.
     compat: bool,
     warned: bool,
+    /// Whether lines were lost, and the user has been told.
+    incomplete: bool,
 }
 
 /// A trace to where the user wants it.
@@ -68,6 +70,7 @@ impl<W: Write> Strace<W> {
             several_threads: false,
             compat: false,
             warned: false,
+            incomplete: false,
         }
     }
 
@@ -88,9 +91,20 @@ impl<W: Write> Strace<W> {
         line::write_line(&mut self.batch, record);
     }
 
+    /// Writes what there is. That the guest learns of an error helps nobody: the user has to.
     fn flush(&mut self) -> io::Result<()> {
         let written = self.output.write_all(&self.batch);
         self.batch.clear();
+        if let Err(error) = &written
+            && !self.incomplete
+        {
+            self.incomplete = true;
+            // If this is where the trace should have gone, too, nobody listens.
+            let _ = writeln!(
+                io::stderr(),
+                "airlock: cannot write the trace, which is incomplete: {error}"
+            );
+        }
         written
     }
 }
