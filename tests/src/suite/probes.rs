@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 42] = [
+const PROBES: [&str; 43] = [
     "clocks",
     "descriptors",
     "devices",
@@ -16,6 +16,7 @@ const PROBES: [&str; 42] = [
     "files",
     "groups",
     "identity",
+    "inheritance",
     "inotify",
     "int80",
     "jobs",
