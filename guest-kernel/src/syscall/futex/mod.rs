@@ -10,6 +10,10 @@ mod operations;
 mod ownership;
 #[cfg(target_os = "none")]
 mod pi;
+#[cfg(target_os = "none")]
+mod waitv;
 
 #[cfg(target_os = "none")]
 pub use operations::*;
+#[cfg(target_os = "none")]
+pub use waitv::futex_waitv;

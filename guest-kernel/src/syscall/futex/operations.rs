@@ -133,7 +133,11 @@ impl Word {
 }
 
 /// When a wait ends.
-fn deadline(operation: u32, timeout: UserPtr<[i64; 2]>, absolute: bool) -> Result<Option<u64>> {
+pub(super) fn deadline(
+    operation: u32,
+    timeout: UserPtr<[i64; 2]>,
+    absolute: bool,
+) -> Result<Option<u64>> {
     let Some(timeout) = timeout.non_null() else { return Ok(None) };
     let [seconds, nanoseconds] = timeout.read()?;
     let seconds = u64::try_from(seconds).map_err(|_| Errno::EINVAL)?;
@@ -178,24 +182,31 @@ fn wait(address: u64, private: bool, value: u32, bits: u32, deadline: Option<u64
     if matches!(result, Ok(Some(()))) {
         return Ok(());
     }
-    loop {
-        let bucket = sleeper.bucket.load(Ordering::SeqCst);
-        let mut waiting = TABLE[bucket].lock();
-        if sleeper.woken.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let place = waiting.iter().position(|one| Arc::ptr_eq(&one.sleeper, &sleeper));
-        if let Some(place) = place {
-            let removed = waiting.remove(place);
-            drop(waiting);
-            drop(removed);
-            break;
-        }
-        // It was just moved to another bucket.
+    if leave(&sleeper) {
+        return Ok(());
     }
     match result {
         Ok(_) => Err(Errno::ETIMEDOUT),
         Err(error) => Err(error),
+    }
+}
+
+/// Takes a waiter out of its queue; whether it was woken before that.
+pub(super) fn leave(sleeper: &Arc<Sleeper>) -> bool {
+    loop {
+        let bucket = sleeper.bucket.load(Ordering::SeqCst);
+        let mut waiting = TABLE[bucket].lock();
+        if sleeper.woken.load(Ordering::SeqCst) {
+            return true;
+        }
+        let place = waiting.iter().position(|one| Arc::ptr_eq(&one.sleeper, sleeper));
+        if let Some(place) = place {
+            let removed = waiting.remove(place);
+            drop(waiting);
+            drop(removed);
+            return false;
+        }
+        // It was just moved to another bucket.
     }
 }
 
@@ -205,25 +216,47 @@ fn wait(address: u64, private: bool, value: u32, bits: u32, deadline: Option<u64
 /// EINVAL if one of them waits for a lock with priority inheritance, or to be moved to one.
 fn wake_key(key: Key, count: usize, bits: u32) -> Result<usize> {
     let mut woken = 0;
-    while woken < count {
-        let mut waiting = TABLE[key.bucket()].lock();
-        let Some(at) = waiting.iter().position(|one| one.key == key && one.bits & bits != 0) else {
-            drop(waiting);
-            if pi::is_contended(key) {
-                return Err(Errno::EINVAL);
+    loop {
+        // All at once, before the first of them runs: one that waits for a word twice is woken twice.
+        let mut first = None;
+        let mut rest = Vec::new();
+        let mut found_lock = false;
+        let complete = {
+            let mut waiting = TABLE[key.bucket()].lock();
+            let mut at = 0;
+            loop {
+                let Some(one) = waiting.get(at).filter(|_| woken < count) else { break true };
+                if one.key != key || one.bits & bits == 0 {
+                    at += 1;
+                    continue;
+                }
+                if one.lock.is_some() {
+                    found_lock = true;
+                    break true;
+                }
+                if first.is_some() && rest.try_reserve(1).is_err() {
+                    break false;
+                }
+                let sleeper = waiting.remove(at).sleeper;
+                sleeper.woken.store(true, Ordering::SeqCst);
+                if first.is_none() {
+                    first = Some(sleeper);
+                } else {
+                    rest.push(sleeper);
+                }
+                woken += 1;
             }
-            break;
         };
-        if waiting[at].lock.is_some() {
+        for sleeper in first.iter().chain(&rest) {
+            run::wake(&sleeper.thread);
+        }
+        if found_lock || complete && woken < count && pi::is_contended(key) {
             return Err(Errno::EINVAL);
         }
-        let taken = waiting.remove(at);
-        taken.sleeper.woken.store(true, Ordering::SeqCst);
-        drop(waiting);
-        run::wake(&taken.sleeper.thread);
-        woken += 1;
+        if complete {
+            return Ok(woken);
+        }
     }
-    Ok(woken)
 }
 
 fn wake(address: u64, private: bool, count: u32, bits: u32) -> Result<usize> {
