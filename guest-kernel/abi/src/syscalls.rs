@@ -436,7 +436,7 @@ macro_rules! for_each_system_call {
             (446, _, landlock_restrict_self, none, (fd: Fd, flags: Hex))
             (447, _, memfd_secret, none, (flags: Hex))
             (448, _, process_mrelease, none, (fd: Fd, flags: Hex))
-            (449, _, futex_waitv, none, (waiters: Pointer, count: Unsigned, flags: Hex, timeout: Pointer, clock: Signed))
+            (449, _, futex_waitv, done, (waiters: Pointer, count: Unsigned, flags: Hex, timeout: Pointer, clock: Signed))
             (450, _, set_mempolicy_home_node, none, (address: Pointer, length: Size, home: Size, flags: Hex))
             (451, _, cachestat, none, (fd: Fd, range: Pointer, status: Pointer, flags: Hex))
             (452, 452, fchmodat2, done, (directory: DirectoryFd, path: Path, mode: Octal, flags: Hex))

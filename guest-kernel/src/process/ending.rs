@@ -76,7 +76,7 @@ pub fn exit_thread(exit: Exit) -> ! {
     if last && me.pid == FIRST {
         end_machine(exit);
     }
-    crate::syscall::leave_memory();
+    crate::syscall::leave_memory(true);
     end_loan();
     // SAFETY: this thread is the owner and does not use them any more.
     let (files, fs) = unsafe { (me.files.replace(None), me.fs.replace(None)) };

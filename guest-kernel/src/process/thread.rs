@@ -25,6 +25,8 @@ pub struct Thread {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list` (guest-virtual).
     pub robust_list: AtomicU64,
+    /// It has ended as far as futexes are concerned: locks that name it have no owner.
+    pub gave_up_locks: AtomicBool,
     /// `PR_SET_NO_NEW_PRIVS`.
     pub no_new_privileges: AtomicBool,
     /// `ioprio_set`; 0 if nobody has.
@@ -101,6 +103,7 @@ impl Thread {
             signals: SpinLock::new(ThreadSignals::new()),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            gave_up_locks: AtomicBool::new(false),
             no_new_privileges: AtomicBool::new(false),
             io_priority: AtomicU16::new(new.io_priority),
             timer_slack: AtomicU64::new(new.timer_slack),

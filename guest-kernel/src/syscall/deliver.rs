@@ -15,6 +15,9 @@ use crate::signal::{DefaultAction, default_action, number};
 use airlock_abi::exit::Exit;
 use airlock_abi::syscalls::by_number;
 use core::sync::atomic::Ordering;
+use linux_raw_sys::general::{
+    FUTEX_LOCK_PI, FUTEX_LOCK_PI2, FUTEX_PRIVATE_FLAG, FUTEX_WAIT_REQUEUE_PI,
+};
 
 /// Bytes below RSP that a function may use without moving it (System V ABI, AMD64).
 const RED_ZONE: u64 = 128;
@@ -203,6 +206,8 @@ fn force(fault: Fault) {
 /// functions by signal handlers").
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Interruption {
+    /// Begins again whatever the handler's flags are.
+    RestartsAnyway,
     /// Begins again if the handler has SA_RESTART, or if there was none.
     Restarts,
     /// Begins again only if there was no handler.
@@ -240,6 +245,15 @@ fn interruption(frame: &TrapFrame, deadline: u64) -> Interruption {
         "recvmmsg", "sendto", "sendmsg", "sendmmsg",
     ];
     let name = u32::try_from(frame.code).ok().and_then(by_number).map_or("", |call| call.name);
+    if name == "futex" {
+        let [operation, ..] = frame.rsi.to_le_bytes();
+        return match u32::from(operation) & !FUTEX_PRIVATE_FLAG {
+            FUTEX_LOCK_PI | FUTEX_LOCK_PI2 | FUTEX_WAIT_REQUEUE_PI => Interruption::RestartsAnyway,
+            // ERESTART_RESTARTBLOCK on Linux; one without a timeout is ERESTARTSYS.
+            _ if deadline != 0 => Interruption::EndsByHandler,
+            _ => Interruption::Restarts,
+        };
+    }
     if ENDS.contains(&name) || (deadline != 0 && ENDS_WITH_DEADLINE.contains(&name)) {
         Interruption::Ends
     } else if ENDS_BY_HANDLER.contains(&name) {
@@ -264,10 +278,15 @@ fn restart_without_handler(frame: &mut TrapFrame, deadline: u64) {
 
 /// Lets an interrupted call begin again after a handler that asks for that.
 fn restart_call(frame: &mut TrapFrame, taken: Action, deadline: u64) {
-    if frame.rax.cast_signed() == Errno::EINTR.to_register()
-        && taken.flags & action::RESTART != 0
-        && interruption(frame, deadline) == Interruption::Restarts
-    {
+    if frame.rax.cast_signed() != Errno::EINTR.to_register() {
+        return;
+    }
+    let restarts = match interruption(frame, deadline) {
+        Interruption::RestartsAnyway => true,
+        Interruption::Restarts => taken.flags & action::RESTART != 0,
+        Interruption::EndsByHandler | Interruption::Ends => false,
+    };
+    if restarts {
         begin_again(frame);
     }
 }

@@ -200,7 +200,7 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
     let executing = Executing::new(file.inode())?;
     process::become_only_thread()?;
     let me = current();
-    super::leave_memory();
+    super::leave_memory(false);
     let space = Arc::new(new.space);
     let old = me.replace_memory(space);
     process::end_loan();

@@ -13,7 +13,7 @@ pub use super::event::*;
 #[cfg(target_os = "none")]
 pub use super::exec::*;
 #[cfg(target_os = "none")]
-pub use super::futex::{futex, get_robust_list, set_robust_list};
+pub use super::futex::{futex, futex_waitv, get_robust_list, set_robust_list};
 pub use super::identity::*;
 pub use super::inotify::*;
 pub use super::locks::flock;

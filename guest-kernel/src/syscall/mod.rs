@@ -16,7 +16,7 @@ mod epoll;
 mod event;
 #[cfg(target_os = "none")]
 mod exec;
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
 mod futex;
 pub mod handlers;
 mod identity;

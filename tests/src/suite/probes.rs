@@ -5,7 +5,7 @@ use crate::comparison::Program;
 use crate::harness::Tests;
 
 /// The probes in `fixtures/probes`, but for the one of faults.
-const PROBES: [&str; 43] = [
+const PROBES: [&str; 45] = [
     "clocks",
     "descriptors",
     "devices",
@@ -16,6 +16,7 @@ const PROBES: [&str; 43] = [
     "files",
     "groups",
     "identity",
+    "inheritance",
     "inotify",
     "int80",
     "jobs",
@@ -49,6 +50,7 @@ const PROBES: [&str; 43] = [
     "timerfd",
     "timers",
     "vdso",
+    "waitv",
 ];
 
 /// Answers of a probe that say that the probe could not do its work.
