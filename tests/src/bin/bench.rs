@@ -1,4 +1,5 @@
-//! Measures what starting a program costs, and prints a table; `--json FILE` writes the figures down.
+//! Measures what starting a program costs, and prints a table; `--json FILE` writes the figures down. With
+//! `kernel`, what the kernel's basic operations cost, next to Linux's.
 //!
 //! Wall times are medians of interleaved runs: each round runs every command once, so that whatever
 //! else the machine does hits all of them alike. Everything that can be counted instead of timed is
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, fs};
+
+#[path = "bench/kernel.rs"]
+mod kernel;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -57,13 +61,16 @@ fn main() -> ExitCode {
 fn run() -> Result<(), Failure> {
     let mut arguments = env::args().skip(1);
     let mut json = None;
+    let mut of_kernel = false;
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
             "--json" => json = Some(PathBuf::from(arguments.next().ok_or("--json needs a file")?)),
+            "kernel" => of_kernel = true,
             other => {
-                return Err(
-                    format!("unknown argument '{other}'; usage: bench [--json FILE]").into()
-                );
+                return Err(format!(
+                    "unknown argument '{other}'; usage: bench [--json FILE] [kernel]"
+                )
+                .into());
             }
         }
     }
@@ -74,6 +81,15 @@ fn run() -> Result<(), Failure> {
         airlock: directory.join("airlock"),
         floor: directory.join("floor"),
     };
+
+    if of_kernel {
+        let rows = kernel::measure(&paths)?;
+        print!("{}", kernel::table(&rows));
+        if let Some(path) = json {
+            fs::write(path, kernel::to_json(&rows))?;
+        }
+        return Ok(());
+    }
 
     let mut figures = start_up(&paths)?;
     figures.extend(counters(&paths)?);
