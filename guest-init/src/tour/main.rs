@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         0 => {
             report.text("\nBoth doors hold. To pass them with a program of your own: airlock run ./program\n");
             report.flush();
-            ExitCode::SUCCESS
+            if report.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         failed => {
             report.text(&format!("\n{failed} of the doors' locks did not hold.\n"));

@@ -10,6 +10,8 @@ use airlock_abi::errno::Errno;
 pub struct Report {
     text: String,
     failed: u32,
+    /// Something could not be printed.
+    cut: bool,
 }
 
 impl Report {
@@ -54,9 +56,21 @@ impl Report {
         }
     }
 
-    /// Prints what there is so far. If standard output is gone, so is whoever would read the rest.
+    /// Whether all could be printed, or the reader did not want it.
+    pub const fn is_complete(&self) -> bool {
+        !self.cut
+    }
+
+    /// Prints what there is so far. If whoever reads it is gone, that is all right.
     pub fn flush(&mut self) {
-        let _ = io::stdout().write_all(self.text.as_bytes()).and_then(|()| io::stdout().flush());
+        let printed = io::stdout().write_all(self.text.as_bytes());
+        match printed.and_then(|()| io::stdout().flush()) {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe && !self.cut => {
+                self.cut = true;
+                eprintln!("tour: cannot print what was found: {error}");
+            }
+            _ => {}
+        }
         self.text.clear();
     }
 }
