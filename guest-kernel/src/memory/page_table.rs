@@ -398,13 +398,26 @@ impl PageTable {
         (gone.pages, result)
     }
 
-    /// Lets `child`, whose programs' half is empty, share all of these pages. The caller forgets all
-    /// translations of this one.
+    /// Lets `child`, whose programs' half is empty, share the pages of these ranges, in ascending order: all
+    /// there are. Their neighbours in a leaf table come along. The caller forgets all translations of this one.
     ///
     /// # Errors
     /// ENOMEM; the child is then to be dropped.
-    pub fn share_with(&self, child: &Self) -> Result<()> {
-        self.for_each_leaf(0, super::USER_END, |above, from, _| {
+    pub fn share_with(
+        &self,
+        child: &Self,
+        ranges: impl Iterator<Item = (u64, u64)>,
+    ) -> Result<()> {
+        let mut done = 0;
+        for (start, end) in ranges {
+            self.share_leaves(child, start.max(done), end)?;
+            done = Leaf::end(end - 1);
+        }
+        Ok(())
+    }
+
+    fn share_leaves(&self, child: &Self, start: u64, end: u64) -> Result<()> {
+        self.for_each_leaf(start, end, |above, from, _| {
             let mut table = child.root.address().0;
             for level in [3, 2] {
                 let entry = entry_at(table, index(from, level));

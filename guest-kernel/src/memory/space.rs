@@ -340,7 +340,8 @@ impl AddressSpace {
         }
         let expects = self.expects_barriers.load(Ordering::Relaxed);
         child.expects_barriers.store(expects, Ordering::Relaxed);
-        let shared = self.table.share_with(&child.table);
+        let ranges = inner.areas.iter().map(|area| (area.start, area.end));
+        let shared = self.table.share_with(&child.table, ranges);
         // What this space may write has become less.
         flush_all();
         flush_elsewhere(self.root());
