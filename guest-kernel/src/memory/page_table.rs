@@ -403,11 +403,7 @@ impl PageTable {
     ///
     /// # Errors
     /// ENOMEM; the child is then to be dropped.
-    pub fn share_with(
-        &self,
-        child: &Self,
-        ranges: impl Iterator<Item = (u64, u64)>,
-    ) -> Result<()> {
+    pub fn share_with(&self, child: &Self, ranges: impl Iterator<Item = (u64, u64)>) -> Result<()> {
         let mut done = 0;
         for (start, end) in ranges {
             self.share_leaves(child, start.max(done), end)?;
