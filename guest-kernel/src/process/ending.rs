@@ -152,6 +152,7 @@ fn finish(process: &Arc<Process>, exit: Exit, resident_peak: u64) {
         unsafe { (process.memory.replace(None), process.actions.replace(None)) };
     let timers = core::mem::take(&mut *process.timers.lock());
     drop((memory, actions, executing, timers));
+    super::out_of_memory::process_ended();
 
     crate::fs::locks::process_ended(process.pid);
     crate::ipc::process_ended(process.pid);

@@ -14,8 +14,12 @@ use alloc::sync::Arc;
 /// Whom others wait for; 0 for nobody.
 static VICTIM: SpinLock<Pid> = SpinLock::new(0);
 
-/// How often those who wait look whether there is memory again.
-const PAUSE_NS: u64 = 1_000_000;
+/// Where those wait who need memory; every end of a process wakes them.
+static WANTED: WaitQueue = WaitQueue::new();
+
+/// After how long they look again even if nothing ended: pages are given back in other ways, too. Many
+/// may wait, and the victim needs the CPU more than they do.
+const PAUSE_NS: u64 = 50_000_000;
 
 /// Whether the process that was killed last still has its memory.
 fn is_underway(victim: Pid) -> bool {
@@ -68,12 +72,17 @@ fn kill_largest() {
     process.doom(Exit::Signaled(number::SIGKILL));
 }
 
-/// Lets others run for a moment.
+/// A process has given back its memory.
+pub fn process_ended() {
+    WANTED.wake_sleepers();
+}
+
+/// Waits until the victim has ended.
 fn pause() {
-    static NOBODY: WaitQueue = WaitQueue::new();
     let deadline = crate::time::monotonic_ns().saturating_add(PAUSE_NS);
+    let has_ended = || (!is_underway(*VICTIM.lock())).then_some(());
     // Whether it slept or not, whoever calls this looks again.
-    let _ = wait(&[&NOBODY], Some(deadline), || None::<()>);
+    let _ = wait(&[&WANTED], Some(deadline), has_ended);
     current().resume_deadline.store(0, core::sync::atomic::Ordering::Relaxed);
 }
 
