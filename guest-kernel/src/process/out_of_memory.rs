@@ -4,6 +4,7 @@
 //! grow a little while that process ends; a call that would need more fails with ENOMEM.
 
 use super::{Pid, Process, current, find, table};
+use crate::errno::Errno;
 use crate::memory::{PAGE, frame};
 use crate::sched::{WaitQueue, wait};
 use crate::signal::number;
@@ -77,13 +78,18 @@ pub fn process_ended() {
     WANTED.wake_sleepers();
 }
 
-/// Waits until the victim has ended.
-fn pause() {
+/// Waits until the victim has ended. False if a signal is to be delivered first, which may end the
+/// waiting process, too.
+fn pause() -> bool {
     let deadline = crate::time::monotonic_ns().saturating_add(PAUSE_NS);
     let has_ended = || (!is_underway(*VICTIM.lock())).then_some(());
-    // Whether it slept or not, whoever calls this looks again.
-    let _ = wait(&[&WANTED], Some(deadline), has_ended);
+    let result = wait(&[&WANTED], Some(deadline), has_ended);
+    if result == Err(Errno::ENOMEM) {
+        // There is not even memory for an alarm clock.
+        crate::sched::run::yield_now();
+    }
     current().resume_deadline.store(0, core::sync::atomic::Ordering::Relaxed);
+    result != Err(Errno::EINTR)
 }
 
 /// A page that a program touches could not be had. In ring 3 the thread waits for the memory of the
@@ -110,8 +116,8 @@ pub fn relieve_reserve() {
     }
     while frame::is_scarce() && super::must_end().is_none() {
         kill_largest();
-        if super::must_end().is_none() {
-            pause();
+        if !pause() {
+            return;
         }
     }
 }
