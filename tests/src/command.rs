@@ -87,19 +87,24 @@ pub struct Spec {
     shown: String,
 }
 
+/// For a child before it executes a program: what shells let those ignore that they run in the background has its
+/// effect again.
+///
+/// # Errors
+/// None.
+pub fn heed_signals() -> std::io::Result<()> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: signal(2) is async-signal-safe.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    Ok(())
+}
+
 impl Spec {
     /// A command with no environment but what is added.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         let mut command = Command::new(&program);
         command.env_clear().process_group(0);
-        // Shells let what they run in the background ignore some.
-        let heed_signals = || {
-            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
-                // SAFETY: signal(2) is async-signal-safe.
-                unsafe { libc::signal(signal, libc::SIG_DFL) };
-            }
-            Ok(())
-        };
         // SAFETY: system calls and nothing else.
         unsafe { command.pre_exec(heed_signals) };
         Self {

@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use super::ensure;
+use crate::command::heed_signals;
 use crate::harness::{Context, Tests};
 
 /// A pseudo-terminal and a command on it.
@@ -58,9 +59,9 @@ impl Session {
         let become_leader = || {
             // SAFETY: setsid(2) takes nothing, and TIOCSCTTY a number.
             let result = unsafe { libc::setsid() | libc::ioctl(0, libc::TIOCSCTTY, 0) };
-            if result < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+            if result < 0 { Err(std::io::Error::last_os_error()) } else { heed_signals() }
         };
-        // SAFETY: the closure makes two system calls and nothing else.
+        // SAFETY: the closure makes system calls and nothing else.
         unsafe { command.pre_exec(become_leader) };
         let before = local_modes(&slave);
         let child = command.spawn().map_err(|error| error.to_string())?;

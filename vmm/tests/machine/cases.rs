@@ -97,6 +97,11 @@ fn embedded(image: &[u8]) -> &'static [u8] {
 pub fn run_guest(arguments: &[String]) -> ExitCode {
     let (name, options) = arguments.split_first().expect("the name of a guest");
     env_logger::init();
+    // The VMM ignores what whoever starts it ignores, as shells do for what runs in the background.
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the default action, for signals that have one.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
     let image = kernel::image(code(name));
     let mut config = Config {
         memory: 16 << 20,
