@@ -20,6 +20,8 @@ pub mod ipc;
 pub mod log;
 pub mod memory;
 pub mod net;
+#[cfg(test)]
+mod numbers;
 pub mod process;
 #[cfg(target_os = "none")]
 pub mod random;

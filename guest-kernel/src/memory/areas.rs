@@ -474,6 +474,7 @@ impl Areas {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers::Random;
     use std::collections::BTreeMap;
 
     fn anonymous(start: u64, end: u64, protection: u8) -> Area {
@@ -496,23 +497,12 @@ mod tests {
         }
     }
 
-    /// A reproducible sequence of numbers (xorshift).
-    struct Numbers(u64);
-    impl Numbers {
-        fn below(&mut self, limit: u64) -> u64 {
-            self.0 ^= self.0 << 13;
-            self.0 ^= self.0 >> 7;
-            self.0 ^= self.0 << 17;
-            self.0 % limit
-        }
-    }
-
     #[test]
     fn behaves_like_a_table_with_an_entry_for_every_page() {
         const PAGES: u64 = 64;
         let sources: [Arc<dyn PageSource>; 2] = [Arc::new(Nothing), Arc::new(Nothing)];
         for seed in 1_u64..200 {
-            let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let mut numbers = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let mut areas = Areas::new();
             // Page number -> (protection, object and page in it).
             let mut model: BTreeMap<u64, (u8, Option<(usize, u64)>)> = BTreeMap::new();

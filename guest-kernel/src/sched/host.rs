@@ -1,7 +1,11 @@
 //! Waiting in tests on the host, which have one thread: another of the host's makes the condition true.
 
 use super::queue::WaitQueue;
+use super::task::RUNNABLE;
+pub use super::task::{Policy, Task};
 use crate::errno::{Errno, Result};
+use crate::process::Thread;
+use core::sync::atomic::Ordering;
 
 /// Waits until the condition gives a value, or for `deadline` nanoseconds: then `None`.
 ///
@@ -41,4 +45,15 @@ pub fn wait_in_any_case<T>(_queue: &WaitQueue, mut condition: impl FnMut() -> Op
 /// None.
 pub fn wait_killable<T>(queue: &WaitQueue, condition: impl FnMut() -> Option<T>) -> Result<T> {
     wait(&[queue], None, condition)?.ok_or(Errno::EINTR)
+}
+
+/// Lets a sleeping thread run.
+pub fn wake(thread: &Thread) {
+    thread.task.state.store(RUNNABLE, Ordering::SeqCst);
+}
+
+impl crate::time::timers::Expire for Thread {
+    fn expire(&self) {
+        wake(self);
+    }
 }

@@ -4,7 +4,9 @@ use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::process::{Pid, Thread, current, find_thread, resource, table};
-use crate::sched::run::{self, Policy};
+#[cfg(target_os = "none")]
+use crate::sched::run;
+use crate::sched::task::{self, Policy};
 use crate::time::timespec::Timespec;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -271,7 +273,7 @@ pub fn sched_getattr(pid: Pid, attributes: UserPtr<u32>, size: u32, flags: u32) 
 pub fn sched_rr_get_interval(pid: Pid, interval: UserPtr<Timespec>) -> Result<()> {
     let slice = match thread(pid)?.task.policy() {
         Policy::Fifo(_) => 0,
-        Policy::RoundRobin(_) | Policy::Fair(_) => run::slice_ns(),
+        Policy::RoundRobin(_) | Policy::Fair(_) => task::slice_ns(),
     };
     interval.write(Timespec::from_ns(slice))
 }

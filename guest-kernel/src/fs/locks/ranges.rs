@@ -128,25 +128,19 @@ impl Ranges {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers::Random;
 
     const OWNERS: [Owner; 3] = [Owner::Process(1), Owner::Process(2), Owner::File(1)];
 
-    fn random(state: &mut u64, limit: u64) -> u64 {
-        *state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (*state >> 33) % limit
-    }
-
     #[test]
     fn behaves_like_an_entry_for_every_byte() {
-        let (mut ranges, mut state) = (Ranges::new(), 7);
+        let (mut ranges, mut random) = (Ranges::new(), Random(7));
         let mut model = [[None; 40]; 3];
         for _ in 0..20_000 {
-            let who = usize::try_from(random(&mut state, 3)).expect("an index");
-            let start = random(&mut state, 40);
-            let end = start + random(&mut state, 40 - start);
-            let kind = [None, Some(Kind::Shared), Some(Kind::Exclusive)]
-                [usize::try_from(random(&mut state, 3)).expect("an index")];
+            let who = random.index(3);
+            let start = random.below(40);
+            let end = start + random.below(40 - start);
+            let kind = [None, Some(Kind::Shared), Some(Kind::Exclusive)][random.index(3)];
             let bytes =
                 usize::try_from(start).expect("small")..=usize::try_from(end).expect("small");
             let wanted =

@@ -88,22 +88,17 @@ impl Pages {
 mod tests {
     use super::*;
     use crate::memory::{Content, frame::host};
+    use crate::numbers::Random;
     use std::collections::BTreeSet;
-
-    fn random(state: &mut u64) -> u64 {
-        *state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        *state >> 33
-    }
 
     #[test]
     fn behaves_like_a_set_of_indexes() {
         host::init();
-        let (mut pages, mut model, mut state) = (Pages::EMPTY, BTreeSet::new(), 1);
+        let (mut pages, mut model, mut random) = (Pages::EMPTY, BTreeSet::new(), Random(1));
         for _ in 0..3000 {
-            let index = random(&mut state) % 400;
-            if random(&mut state).is_multiple_of(8) {
-                let end = index + random(&mut state) % 150;
+            let index = random.below(400);
+            if random.below(8) == 0 {
+                let end = index + random.below(150);
                 let removed = model.iter().filter(|&&at| at >= index && at < end).count();
                 model.retain(|&at| at < index || at >= end);
                 assert_eq!(pages.remove(index, end), removed as u64);
@@ -112,7 +107,7 @@ mod tests {
                 pages.insert(index, frame).expect("memory");
             }
             assert_eq!(pages.count(), model.len() as u64);
-            let probe = random(&mut state) % 500;
+            let probe = random.below(500);
             assert_eq!(pages.get(probe).is_some(), model.contains(&probe));
             assert_eq!(pages.next(probe), model.range(probe..).next().copied());
         }

@@ -4,8 +4,8 @@ use super::super::address::{PAGE, USER_END, page_floor};
 use super::super::areas::{Area, Backing, LOWEST, Label, Protection};
 use super::super::frame::Frame;
 use super::super::page_table::flag;
-use super::fault::{WRITABLE, rights};
 use super::AddressSpace;
+use super::fault::{WRITABLE, rights};
 use crate::errno::{Errno, Result};
 
 impl AddressSpace {

@@ -1,7 +1,8 @@
 //! Random changes of what files hold.
 
-use super::{Machine, Random, address, call, host, image_of};
+use super::{Machine, address, call, host, image_of};
 use crate::fs::erofs::tests::{SMALL, Scratch};
+use crate::numbers::Random;
 use std::format;
 use std::string::String;
 use std::vec::Vec;

@@ -102,23 +102,6 @@ dispatch! {
     439 faccessat2(a, b, c, d);
 }
 
-/// A generator of numbers that are the same in every run.
-pub struct Random(pub u64);
-
-impl Random {
-    /// A number below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-
-    /// One of these.
-    pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
-        choices[usize::try_from(self.below(choices.len() as u64)).expect("an index")]
-    }
-}
-
 /// Makes the image of a directory that `fill` has filled; `None` without `mkfs.erofs`.
 pub fn image_of(scratch: &Scratch) -> Option<Vec<u8>> {
     make_image(&scratch.0, &[])

@@ -1,7 +1,8 @@
 //! Random changes of a tree.
 
-use super::{Machine, Random, address, call, host, image_of};
+use super::{Machine, address, call, host, image_of};
 use crate::fs::erofs::tests::Scratch;
+use crate::numbers::Random;
 use std::format;
 use std::string::String;
 use std::vec::Vec;

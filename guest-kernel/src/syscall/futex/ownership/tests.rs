@@ -112,13 +112,8 @@ fn random_operations_agree_with_a_plain_model() {
         }
         false
     }
-    let mut state: u64 = 0x1234_5678_9abc_def1;
-    let mut random = |below: u32| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        u32::try_from(state >> 33).unwrap() % below
-    };
+    let mut numbers = crate::numbers::Random(0x1234_5678_9abc_def1);
+    let mut random = |below: u64| u32::try_from(numbers.below(below)).unwrap();
     let mut locks = Locks::new();
     let mut model = Model::new();
     let mut refused = 0;
