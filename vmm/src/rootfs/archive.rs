@@ -78,10 +78,11 @@ impl<R: Read> Read for Counted<'_, R> {
 
 /// One error of the tar library, whose messages have several parts, as one line.
 fn one_line(error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
+    let text = error.to_string();
+    if error.kind() == io::ErrorKind::UnexpectedEof || text.contains("unexpected EOF") {
         return "it ends in the middle".to_owned();
     }
-    error.to_string()
+    text.replace('\n', " ")
 }
 
 /// Members of archives, merged: later ones replace earlier ones.
