@@ -12,6 +12,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;
 use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Bytes of the arena. Pages that are never used cost nothing.
@@ -33,6 +34,19 @@ static ALLOCATOR: Allocator = Allocator::new();
 struct Allocator {
     memory: Memory,
     state: Mutex<State>,
+    /// New blocks are the C library's, see [`outside_arena`].
+    bypassed: AtomicBool,
+}
+
+/// Does something that may need much memory for a while. It leaves the arena as it is, so that the threads that
+/// serve a guest find room there later.
+///
+/// What it returns may be in memory of the C library, which must not be given back once filters are on.
+pub fn outside_arena<T>(work: impl FnOnce() -> T) -> T {
+    ALLOCATOR.bypassed.store(true, Ordering::Relaxed);
+    let result = work();
+    ALLOCATOR.bypassed.store(false, Ordering::Relaxed);
+    result
 }
 
 #[repr(C, align(4096))]
@@ -103,6 +117,7 @@ impl Allocator {
         Self {
             memory: Memory(UnsafeCell::new([0; ARENA])),
             state: Mutex::new(State { used: 0, free: [NONE; CLASSES] }),
+            bypassed: AtomicBool::new(false),
         }
     }
 
@@ -123,6 +138,9 @@ impl Allocator {
 
     /// Takes a block from the arena, if it has room.
     fn take(&self, layout: Layout) -> Option<*mut u8> {
+        if self.bypassed.load(Ordering::Relaxed) {
+            return None;
+        }
         let kind = Kind::of(layout)?;
         let mut state = self.lock();
         let offset = match kind {

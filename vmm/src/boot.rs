@@ -107,6 +107,9 @@ impl BootBlock {
         let arguments = place(&terminated(&config.arguments));
         let environment = place(&terminated(&config.environment));
         let directory = place(&config.directory);
+        let identity = &config.identity;
+        let groups: Vec<u8> = identity.groups.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let groups = place(&groups);
         let end = address + (size_of::<BootInfo>() + strings.len()) as u64;
         let set = |condition: bool, flag: u64| if condition { flag } else { 0 };
         let info = BootInfo {
@@ -126,6 +129,9 @@ impl BootBlock {
             arguments,
             environment,
             directory,
+            user: identity.user,
+            group: identity.group,
+            groups,
             cpuid: Range::default(),
             tsc_khz: 0,
             tsc: 0,

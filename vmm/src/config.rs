@@ -16,7 +16,7 @@ pub struct Config {
     /// The root file system that the program sees.
     pub root: RootImage,
     /// Path of the program in the guest, absolute or from its working directory: what it is told of
-    /// itself (AT_EXECFN).
+    /// itself (AT_EXECFN). One without a slash is looked for in the guest's `PATH`.
     pub program: Vec<u8>,
     /// `argv` including `argv[0]`.
     pub arguments: Vec<Vec<u8>>,
@@ -24,6 +24,8 @@ pub struct Config {
     pub environment: Vec<Vec<u8>>,
     /// Working directory: an absolute path in the guest.
     pub directory: Vec<u8>,
+    /// Who the program is.
+    pub identity: Identity,
     /// Standard input, output and error of the program are a terminal (`-t`).
     pub terminal: bool,
     /// How long the machine may run.
@@ -32,6 +34,17 @@ pub struct Config {
     pub strace: Option<StraceTarget>,
     /// The guest kernel's log goes to standard error.
     pub verbose: bool,
+}
+
+/// User and groups of the program.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// User ID.
+    pub user: u32,
+    /// Group ID.
+    pub group: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
 }
 
 /// An ELF image of the guest kernel.
@@ -81,10 +94,16 @@ pub enum Outcome {
     Exited(u8),
     /// This signal killed the program.
     Signaled(u8),
-    /// The program is not something that the kernel can execute.
-    NotExecutable,
+    /// The program is not something that the kernel can execute: a number of errno(3).
+    NotExecutable(u8),
     /// The program does not exist in the root image.
     NotFound,
+    /// The interpreter or dynamic linker of the program does not exist in the root image.
+    NoInterpreter,
+    /// The root image cannot be mounted: a number of errno(3).
+    NoRoot(u8),
+    /// The working directory cannot be entered: a number of errno(3).
+    NoDirectory(u8),
     /// The time limit ended the machine.
     TimedOut,
     /// A signal of this number to the VMM ended the machine.

@@ -19,6 +19,7 @@ mod interrupts;
 mod loader;
 mod machine;
 mod memory;
+pub mod rootfs;
 pub mod seccomp;
 mod statistics;
 pub mod strace;
@@ -27,6 +28,6 @@ pub mod trace;
 mod vcpu;
 mod vm;
 
-pub use config::{Config, KernelImage, Outcome, Piece, RootImage, StraceTarget};
+pub use config::{Config, Identity, KernelImage, Outcome, Piece, RootImage, StraceTarget};
 pub use error::Error;
 pub use machine::run;

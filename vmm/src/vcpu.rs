@@ -363,8 +363,11 @@ fn outcome(exit: Exit, bus: &Bus) -> Result<Outcome, Error> {
     match exit {
         Exit::Exited(status) => Ok(Outcome::Exited(status)),
         Exit::Signaled(signal) => Ok(Outcome::Signaled(signal)),
-        Exit::NotExecutable => Ok(Outcome::NotExecutable),
+        Exit::NotExecutable(error) => Ok(Outcome::NotExecutable(error)),
         Exit::NotFound => Ok(Outcome::NotFound),
+        Exit::NoInterpreter => Ok(Outcome::NoInterpreter),
+        Exit::NoRoot(error) => Ok(Outcome::NoRoot(error)),
+        Exit::NoDirectory(error) => Ok(Outcome::NoDirectory(error)),
         Exit::Panicked => Err(Error::KernelPanic { text: bus.serial.text() }),
     }
 }

@@ -19,7 +19,7 @@ pub const NOTE_TYPE: u32 = 1;
 /// Name of the ELF note, without its terminating NUL.
 pub const NOTE_NAME: &str = "Airlock";
 /// Value of [`EntryNote::version`] and [`BootInfo::version`]; changes with every incompatible change.
-pub const VERSION: u64 = 2;
+pub const VERSION: u64 = 3;
 /// Value of [`BootInfo::magic`].
 pub const MAGIC: u64 = u64::from_le_bytes(*b"AIRLOCK\0");
 
@@ -65,7 +65,8 @@ pub struct BootInfo {
     pub console: StartedConsole,
     /// The kernel command line, without NUL: `virtio_mmio.device=SIZE@ADDRESS:IRQ ...`
     pub command_line: Range,
-    /// Absolute path of the program in the guest, without NUL.
+    /// Path of the program in the guest, without NUL. One without a slash is looked for in the
+    /// directories that `PATH` in `environment` names.
     pub program: Range,
     /// `argv` including `argv[0]`, each string followed by NUL.
     pub arguments: Range,
@@ -73,6 +74,12 @@ pub struct BootInfo {
     pub environment: Range,
     /// Working directory of the program: an absolute path without NUL.
     pub directory: Range,
+    /// User ID of the program.
+    pub user: u32,
+    /// Group ID of the program.
+    pub group: u32,
+    /// Its supplementary groups: IDs of 32 bits, one after the other, without alignment.
+    pub groups: Range,
     /// What the vCPUs' CPUID says: [`CpuidLeaf`]s, one after the other, aligned to 8 bytes. Ring 0 of host
     /// B sees the host's processor in the instruction instead, and so would its programs.
     pub cpuid: Range,

@@ -12,10 +12,17 @@ pub enum Exit {
     Signaled(u8),
     /// The kernel panicked; why is on the serial port.
     Panicked,
-    /// The program could not be started: it is not something the kernel can execute.
-    NotExecutable,
+    /// The program could not be started, with this error number: it is not something the kernel can
+    /// execute.
+    NotExecutable(u8),
     /// The program could not be started: no such file in the root image.
     NotFound,
+    /// The program could not be started: its interpreter or dynamic linker is not in the root image.
+    NoInterpreter,
+    /// The root image could not be mounted, with this error number.
+    NoRoot(u8),
+    /// The working directory could not be entered, with this error number.
+    NoDirectory(u8),
 }
 
 const EXITED: u32 = 0;
@@ -23,6 +30,9 @@ const SIGNALED: u32 = 1;
 const PANICKED: u32 = 2;
 const NOT_EXECUTABLE: u32 = 3;
 const NOT_FOUND: u32 = 4;
+const NO_INTERPRETER: u32 = 5;
+const NO_ROOT: u32 = 6;
+const NO_DIRECTORY: u32 = 7;
 
 impl Exit {
     /// The word to write to the port.
@@ -31,8 +41,11 @@ impl Exit {
             Self::Exited(status) => (EXITED, status),
             Self::Signaled(signal) => (SIGNALED, signal),
             Self::Panicked => (PANICKED, 0),
-            Self::NotExecutable => (NOT_EXECUTABLE, 0),
+            Self::NotExecutable(error) => (NOT_EXECUTABLE, error),
             Self::NotFound => (NOT_FOUND, 0),
+            Self::NoInterpreter => (NO_INTERPRETER, 0),
+            Self::NoRoot(error) => (NO_ROOT, error),
+            Self::NoDirectory(error) => (NO_DIRECTORY, error),
         };
         kind << 8 | value as u32
     }
@@ -44,8 +57,11 @@ impl Exit {
             EXITED => Self::Exited(value),
             SIGNALED if value > 0 && value <= 64 => Self::Signaled(value),
             PANICKED if value == 0 => Self::Panicked,
-            NOT_EXECUTABLE if value == 0 => Self::NotExecutable,
+            NOT_EXECUTABLE => Self::NotExecutable(value),
             NOT_FOUND if value == 0 => Self::NotFound,
+            NO_INTERPRETER if value == 0 => Self::NoInterpreter,
+            NO_ROOT => Self::NoRoot(value),
+            NO_DIRECTORY => Self::NoDirectory(value),
             _ => return None,
         })
     }

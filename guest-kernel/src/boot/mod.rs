@@ -7,16 +7,19 @@ use crate::arch::frame::{rflags, selector};
 use crate::arch::{TrapFrame, fpu, image_address, native, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, StringList, elf, script, stack};
+use crate::fs::metadata::{S_IFDIR, S_IFMT, S_IFREG};
+use crate::fs::path::{Last, walk};
 use crate::memory::areas::{Area, AreaFlags, Backing, Label, Protection};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
-use crate::process::{self, Program};
+use crate::process::{self, Credentials, Program};
 use crate::{drivers, fs, log, random, time};
 use airlock_abi::boot::{BootInfo, CpuidLeaf, Range, flags};
 use airlock_abi::exit::Exit;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
+use linux_raw_sys::general::O_RDONLY;
 
 /// Slots of the page table root that the kernel occupies; see the linker script.
 pub const KERNEL_SLOTS: [usize; 3] = [273, 510, 511];
@@ -162,11 +165,8 @@ pub fn start(info: &'static BootInfo) -> ! {
             unsafe { probe::enter_user(&frame, root) }
         }
         Err(error) => {
-            log!("cannot start the program: {error}");
-            process::exit_machine(match error {
-                Errno::ENOENT | Errno::ENOTDIR => Exit::NotFound,
-                _ => Exit::NotExecutable,
-            })
+            log!("cannot start the program: {error:?}");
+            process::exit_machine(error)
         }
     }
 }
@@ -222,29 +222,135 @@ pub fn map_vdso(space: &AddressSpace, stack_top: u64, entropy: &mut Entropy<'_>)
     Ok(start + PAGE)
 }
 
-fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFrame, PhysAddr)> {
+/// An error number as an [`Exit`] has it: all that occur fit.
+fn number(error: Errno) -> u8 {
+    u8::try_from(error.number()).unwrap_or(u8::MAX)
+}
+
+fn not_executable(error: Errno) -> Exit {
+    Exit::NotExecutable(number(error))
+}
+
+/// Mounts the root image, finds the program in it, and starts it.
+fn start_program(
+    info: &'static BootInfo,
+    features: &Features,
+) -> core::result::Result<(TrapFrame, PhysAddr), Exit> {
     let image = PhysAddr(info.root_image.start);
     // SAFETY: the root image stays mapped, read-only, as long as the machine runs.
     let image_bytes =
         unsafe { SharedBytes::new(image.to_pointer(), usize_from(info.root_image.len)) };
-    let root = fs::FileSystem::mount(image_bytes, image)?;
+    let root =
+        fs::FileSystem::mount(image_bytes, image).map_err(|error| Exit::NoRoot(number(error)))?;
     let mut context = fs::Context::new(root);
-    let subject = fs::permission::Subject::ROOT;
+    let credentials = credentials(info).map_err(not_executable)?;
     let directory = bytes(info.directory);
     if !directory.is_empty() && directory != b"/" {
-        let found = fs::open(
-            &context,
-            &context.root,
-            directory.to_vec(),
-            linux_raw_sys::general::O_DIRECTORY,
-            0,
-            &subject,
-        )?;
-        context.directory = found.inode().clone();
+        context.directory = working_directory(&context, &credentials, directory)
+            .map_err(|error| Exit::NoDirectory(number(error)))?;
     }
-    let path = bytes(info.program);
-    let mut file = open(&context, path)?;
-    subject.check(file.inode(), fs::permission::EXECUTE)?;
+    let environment = bytes(info.environment);
+    let (file, path) = find(&context, &credentials, bytes(info.program), environment).map_err(
+        |error| match error {
+            Errno::ENOENT | Errno::ENOTDIR => Exit::NotFound,
+            other => not_executable(other),
+        },
+    )?;
+    load_program(info, features, context, credentials, file, &path).map_err(|error| match error {
+        Errno::ENOENT | Errno::ENOTDIR => Exit::NoInterpreter,
+        other => not_executable(other),
+    })
+}
+
+/// Who the first program is.
+fn credentials(info: &BootInfo) -> Result<Credentials> {
+    let mut credentials = Credentials::root();
+    let list = bytes(info.groups);
+    if !list.is_empty() {
+        let mut groups = Vec::new();
+        groups.try_reserve_exact(list.len() / 4).map_err(|_| Errno::ENOMEM)?;
+        groups.extend(list.as_chunks().0.iter().map(|&group| u32::from_le_bytes(group)));
+        credentials.groups = Some(Arc::new(groups));
+    }
+    if (info.user, info.group) != (0, 0) {
+        let before = credentials.clone();
+        let Credentials { uid, euid, suid, fsuid, gid, egid, sgid, fsgid, .. } = &mut credentials;
+        (*uid, *euid, *suid, *fsuid) = (info.user, info.user, info.user, info.user);
+        (*gid, *egid, *sgid, *fsgid) = (info.group, info.group, info.group, info.group);
+        credentials.follow_users(&before);
+    }
+    Ok(credentials)
+}
+
+fn subject(credentials: &Credentials) -> fs::permission::Subject<'_> {
+    fs::permission::Subject {
+        user: credentials.fsuid,
+        group: credentials.fsgid,
+        groups: credentials.groups(),
+        capabilities: credentials.effective,
+    }
+}
+
+/// Opens the directory in which the program starts.
+fn working_directory(
+    context: &fs::Context,
+    credentials: &Credentials,
+    path: &[u8],
+) -> Result<fs::Inode> {
+    let found =
+        walk(&context.root, &context.root, copy_of(path)?, Last::Follow, &subject(credentials))?;
+    let inode = found.inode.ok_or(Errno::ENOENT)?;
+    if inode.mode()? & S_IFMT != S_IFDIR {
+        return Err(Errno::ENOTDIR);
+    }
+    subject(credentials).check(&inode, fs::permission::EXECUTE)?;
+    Ok(inode)
+}
+
+/// Finds the program and the path it is known by: a name without a slash is looked for in the directories
+/// of `PATH`, as execvp(3) does.
+fn find(
+    context: &fs::Context,
+    credentials: &Credentials,
+    name: &[u8],
+    environment: &[u8],
+) -> Result<(fs::FileRef, Vec<u8>)> {
+    /// Without a `PATH`, as the C libraries have it.
+    const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
+    if name.contains(&b'/') || name.is_empty() {
+        return Ok((open(context, credentials, name)?, copy_of(name)?));
+    }
+    let search_path = environment
+        .split(|&byte| byte == 0)
+        .find_map(|variable| variable.strip_prefix(b"PATH="))
+        .unwrap_or(DEFAULT_PATH);
+    let mut failure = Errno::ENOENT;
+    for directory in search_path.split(|&byte| byte == b':') {
+        let mut path = Vec::new();
+        path.try_reserve_exact(directory.len() + 1 + name.len()).map_err(|_| Errno::ENOMEM)?;
+        if !directory.is_empty() {
+            path.extend_from_slice(directory);
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        match open(context, credentials, &path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(Errno::EACCES) => failure = Errno::EACCES,
+            found => return Ok((found?, path)),
+        }
+    }
+    Err(failure)
+}
+
+/// Makes the first process of a program that was found.
+fn load_program(
+    info: &'static BootInfo,
+    features: &Features,
+    context: fs::Context,
+    before: Credentials,
+    mut file: fs::FileRef,
+    path: &[u8],
+) -> Result<(TrapFrame, PhysAddr)> {
     let mut drawn = info.first_random.chunks_exact(8).skip(2).map(|chunk| {
         let mut word = [0; 8];
         word.copy_from_slice(chunk);
@@ -255,11 +361,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     let mut random = [0; 16];
     random.copy_from_slice(&info.first_random[..16]);
 
-    let mut open_program = |path: &[u8]| {
-        let file = open(&context, path)?;
-        subject.check(file.inode(), fs::permission::EXECUTE)?;
-        Ok(file)
-    };
+    let mut open_program = |path: &[u8]| open(&context, &before, path);
     let mut arguments = bytes(info.arguments);
     let script_arguments;
     if script::is_script(&file)? {
@@ -267,6 +369,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         (file, script_arguments) = script::follow(file, path, list, &mut open_program)?;
         arguments = script_arguments.bytes();
     }
+    let (credentials, secure) = before.clone().of_program(&before, &file.metadata()?, false);
     let executing = fs::Executing::new(file.inode())?;
     let program_path = file.path(&context.root)?;
     let executable = Executable::new(file, program_path.clone())?;
@@ -283,8 +386,8 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         hwcap: features.hwcap,
         hwcap2: features.hwcap2,
         minimum_signal_stack: crate::signal::MINIMUM_STACK,
-        ids: [0; 4],
-        secure: false,
+        ids: [credentials.uid, credentials.euid, credentials.gid, credentials.egid],
+        secure,
         random,
         vdso,
     };
@@ -309,6 +412,7 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
         files,
         fs: context,
         terminal,
+        credentials,
         program: Program { path: program_path, executing: Some(executing) },
         name: name.to_vec(),
         start_ns: time::monotonic_ns(),
@@ -324,9 +428,26 @@ fn start_program(info: &'static BootInfo, features: &Features) -> Result<(TrapFr
     Ok((frame, space_root))
 }
 
-fn open(context: &fs::Context, path: &[u8]) -> Result<fs::FileRef> {
+/// Opens a file that is to be executed, whether or not it may be read.
+fn open(context: &fs::Context, credentials: &Credentials, path: &[u8]) -> Result<fs::FileRef> {
+    let start = if path.first() == Some(&b'/') { &context.root } else { &context.directory };
+    let subject = subject(credentials);
+    let found = walk(&context.root, start, copy_of(path)?, Last::Follow, &subject)?;
+    let inode = found.inode.ok_or(Errno::ENOENT)?;
+    if found.slash {
+        return Err(Errno::ENOTDIR);
+    }
+    match inode.mode()? & S_IFMT {
+        S_IFREG => subject.check(&inode, fs::permission::EXECUTE)?,
+        S_IFDIR => return Err(Errno::EISDIR),
+        _ => return Err(Errno::EACCES),
+    }
+    Ok(Arc::new(fs::OpenFile::new(inode, found.parent, found.name, None, O_RDONLY)))
+}
+
+fn copy_of(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut owned = Vec::new();
-    owned.try_reserve_exact(path.len()).map_err(|_| Errno::ENOMEM)?;
-    owned.extend_from_slice(path);
-    fs::open(context, &context.directory, owned, 0, 0, &fs::permission::Subject::ROOT)
+    owned.try_reserve_exact(bytes.len()).map_err(|_| Errno::ENOMEM)?;
+    owned.extend_from_slice(bytes);
+    Ok(owned)
 }

@@ -2,6 +2,7 @@
 
 use crate::capability::{Capability, CapabilitySet};
 use crate::errno::{Errno, Result};
+use crate::fs::metadata::{Metadata, S_ISGID, S_ISUID};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -138,6 +139,27 @@ impl Credentials {
         } else {
             CapabilitySet::EMPTY
         }
+    }
+
+    /// Who a program is that is executed now from a file with these attributes: set-user-ID and
+    /// set-group-ID bits count unless privileges may not grow. And whether it is more than its caller.
+    #[must_use]
+    pub fn of_program(
+        mut self,
+        before: &Self,
+        file: &Metadata,
+        no_new_privileges: bool,
+    ) -> (Self, bool) {
+        const GROUP_EXECUTE: u32 = 0o010;
+        if !no_new_privileges {
+            if file.mode & S_ISUID != 0 {
+                self.euid = file.user;
+            }
+            if file.mode & (S_ISGID | GROUP_EXECUTE) == S_ISGID | GROUP_EXECUTE {
+                self.egid = file.group;
+            }
+        }
+        self.execute(before, no_new_privileges)
     }
 
     /// Who a program is that is executed now, of which `self` already has the effective IDs that

@@ -258,7 +258,7 @@ fn tell_of_end(child: &Arc<Process>, parent: &Arc<Process>) {
     let (code, status) = match exit {
         Exit::Signaled(signal) => (child::KILLED, signal.into()),
         Exit::Exited(status) => (child::EXITED, status.into()),
-        Exit::Panicked | Exit::NotExecutable | Exit::NotFound => (child::EXITED, 127),
+        _ => (child::EXITED, 127),
     };
     let mut forgotten = false;
     let mut silent = signal == 0;

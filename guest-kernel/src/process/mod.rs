@@ -277,6 +277,8 @@ pub struct First {
     pub fs: fs::Context,
     /// Its controlling terminal.
     pub terminal: Option<Arc<Tty>>,
+    /// Who it is.
+    pub credentials: Credentials,
     /// What it runs.
     pub program: Program,
     /// Its name: at most 15 bytes count.
@@ -315,7 +317,7 @@ pub fn start_first(first: First) {
         task: Task::new(None),
         files: Arc::new(SpinLock::new(first.files)),
         fs: Arc::new(SpinLock::new(first.fs)),
-        credentials: Credentials::root(),
+        credentials: first.credentials,
         name: short_name(&first.name),
         timer_slack: thread::TIMER_SLACK_NS,
         io_priority: 0,

@@ -6,7 +6,7 @@ use crate::arch::cpu::{Cpu, msr, write_msr};
 use crate::arch::fpu;
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, StringList, elf, script, stack};
-use crate::fs::metadata::{S_IFLNK, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
+use crate::fs::metadata::{S_IFLNK, S_IFMT, S_IFREG};
 use crate::fs::path::{Found, Last, walk};
 use crate::fs::permission::EXECUTE;
 use crate::fs::{Executing, FileRef, Inode, OpenFile};
@@ -138,19 +138,8 @@ struct Prepared {
 fn new_credentials(file: &FileRef) -> Result<(Credentials, bool)> {
     let me = current();
     let before = me.credentials();
-    let mut who = before.clone();
-    let metadata = file.metadata()?;
     let no_new_privileges = me.no_new_privileges.load(Ordering::Relaxed);
-    if !no_new_privileges {
-        if metadata.mode & S_ISUID != 0 {
-            who.euid = metadata.user;
-        }
-        const GROUP_EXECUTE: u32 = 0o010;
-        if metadata.mode & (S_ISGID | GROUP_EXECUTE) == S_ISGID | GROUP_EXECUTE {
-            who.egid = metadata.group;
-        }
-    }
-    Ok(who.execute(&before, no_new_privileges))
+    Ok(before.clone().of_program(&before, &file.metadata()?, no_new_privileges))
 }
 
 /// Builds the new address space; nothing of the old program has changed if that fails.

@@ -13,6 +13,7 @@ mod options;
 mod probes;
 mod programs;
 mod refusals;
+mod rootfs;
 mod signals;
 mod streams;
 mod terminal;
@@ -33,6 +34,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     dynamic::add(tests);
     executables::add(tests);
     refusals::add(tests);
+    rootfs::add(tests);
     endings::add(tests);
     terminal::add(tests);
     interactive::add(tests);

@@ -5,6 +5,7 @@ mod ld_cache;
 mod libraries;
 mod options;
 mod program;
+mod rootfs;
 mod run;
 
 use std::error::Error;
@@ -55,6 +56,9 @@ pub fn main() -> ExitCode {
     };
     let result = match command_line.command {
         Command::Run(options) => run::run(*options),
+        Command::Pack { source, output } => {
+            vmm::rootfs::pack(&source, &output).map(|()| 0).map_err(Failure::from)
+        }
         Command::Seccomp { command: SeccompCommand::Print { thread } } => {
             print_seccomp(thread.map(Thread::from))
         }

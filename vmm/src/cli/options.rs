@@ -27,11 +27,29 @@ Examples:
   airlock run --file data.csv ./prog data.csv  the program sees this file, and no others
   airlock run --file ./site:/srv ./httpd /srv  a directory, at another place
   airlock run --timeout 10 --mem 1G ./prog     no more than 10 seconds and 1 GiB
+  airlock run --rootfs ./debian bash -c 'ls /' another system: PROGRAM is a path or name in there
   airlock run -t --env LANG=C ./editor         on the terminal, with a variable
   airlock run --strace=calls.txt ./prog        write down every system call
 
+With --rootfs the guest has the files of SOURCE instead, and what it writes is gone when it ends. What is no
+EROFS image is packed first, and kept in ~/.cache/airlock. A container image that names an entry point,
+arguments, variables, a directory or a user has them, as with docker run.
+
 Exit status: the program's own; 128 + N if signal N ended it; 124 if the time limit did;
 125 if Airlock failed; 126 if PROGRAM cannot be executed; 127 if it does not exist.";
+
+const PACK_EXAMPLES: &str = "\
+SOURCE is what --rootfs takes: a directory; a tar archive, plain or compressed by gzip or zstd; an OCI image
+layout; or what docker save wrote. The same input gives the same image, bit for bit. Linux can mount it, too.
+
+Examples:
+  airlock pack ./debian -o debian.erofs       a directory
+  airlock pack rootfs.tar.zst -o root.erofs   an archive
+  docker save alpine | gzip > alpine.tar.gz
+  airlock pack alpine.tar.gz -o alpine.erofs  a container image; how it is run is kept in the image
+  airlock run --rootfs alpine.erofs cat /etc/os-release
+
+Exit status: 0, or 125 if there is no image, or not a new one.";
 
 /// Runs one Linux program in a microVM of its own.
 #[derive(Debug, Parser)]
@@ -51,6 +69,15 @@ pub enum Command {
         after_help = RUN_EXAMPLES,
     )]
     Run(Box<RunOptions>),
+    /// Make an EROFS image of a directory, archive or container image
+    #[command(after_help = PACK_EXAMPLES)]
+    Pack {
+        /// A directory, a tar archive, an OCI layout or a docker archive
+        source: PathBuf,
+        /// The image; it is replaced when the new one is complete
+        #[arg(short, long, value_name = "IMAGE")]
+        output: PathBuf,
+    },
     /// Show what the host's kernel lets Airlock's own threads do
     Seccomp {
         /// What to do with the filters.
@@ -106,6 +133,9 @@ pub struct RunOptions {
     /// Add a file or directory to what the guest sees [GUEST: the same absolute path as on the host]
     #[arg(long, value_name = "HOST[:GUEST]", value_parser = clap::builder::OsStringValueParser::new())]
     pub file: Vec<OsString>,
+    /// The guest's files: an EROFS image, a directory, a tar archive, an OCI layout or a docker archive
+    #[arg(long, value_name = "SOURCE")]
+    pub rootfs: Option<PathBuf>,
     /// End the program after this time: 10, 1.5s, 200ms, 2m, 1h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub timeout: Option<Duration>,

@@ -5,18 +5,20 @@ use std::fs::File;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+use airlock_abi::errno::Errno;
 use vmm::image::{GuestPath, ImageBuilder};
 use vmm::terminal::RawMode;
-use vmm::{Config, KernelImage, Outcome, StraceTarget, embedded};
+use vmm::{Config, Identity, KernelImage, Outcome, StraceTarget, embedded};
 
 use super::executable::Needs;
 use super::libraries;
 use super::options::RunOptions;
 use super::program::{self, Program, ProgramError};
-use super::{Failure, NOT_EXECUTABLE, NOT_FOUND, SIGNALED, TIMED_OUT, report};
+use super::rootfs::{self, Guest};
+use super::{FAILED, Failure, NOT_EXECUTABLE, NOT_FOUND, SIGNALED, TIMED_OUT, report};
 
 /// Where programs are in a guest, for programs that look for others.
-const GUEST_PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const GUEST_PATH: &[u8] = b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// The home directory of the only user.
 const GUEST_HOME: &[u8] = b"HOME=/root";
 /// Where the tour is in the guest.
@@ -32,6 +34,7 @@ pub fn run(options: RunOptions) -> Result<u8, Failure> {
     let timeout = options.timeout;
     let config = configure(options)?;
     let program = String::from_utf8_lossy(&config.program).into_owned();
+    let directory = String::from_utf8_lossy(&config.directory).into_owned();
 
     // From here to the end of the virtual machine; dropping it restores the terminal.
     let raw_mode = if terminal { Some(RawMode::enter()?) } else { None };
@@ -45,17 +48,60 @@ pub fn run(options: RunOptions) -> Result<u8, Failure> {
             report(&format!("'{program}' has been ended after {:?}", timeout.unwrap_or_default()));
             TIMED_OUT
         }
-        Outcome::NotExecutable => {
-            report(&format!(
-                "the guest kernel cannot execute '{program}': it is damaged, or asks for too much memory"
-            ));
+        Outcome::NotExecutable(error) => {
+            report(&format!("cannot execute '{program}' in the guest: {}", why(error)));
             NOT_EXECUTABLE
         }
         Outcome::NotFound => {
             report(&format!("the guest has no '{program}'"));
             NOT_FOUND
         }
+        Outcome::NoInterpreter => {
+            report(&format!(
+                "the guest has no interpreter or dynamic linker that '{program}' needs"
+            ));
+            NOT_FOUND
+        }
+        Outcome::NoRoot(error) => {
+            report(&format!("the guest kernel cannot mount the root image: {}", root_error(error)));
+            FAILED
+        }
+        Outcome::NoDirectory(error) => {
+            report(&format!("cannot enter '{directory}' in the guest: {}", text(error)));
+            FAILED
+        }
     })
+}
+
+/// What strerror(3) says.
+fn text(error: u8) -> &'static str {
+    Errno::from_number(error.into()).map_or("unknown error", Errno::text)
+}
+
+/// Why a program was not executed.
+fn why(error: u8) -> &'static str {
+    match Errno::from_number(error.into()) {
+        Some(Errno::EACCES) => {
+            "it is not executable, or in a directory that its user may not search"
+        }
+        Some(Errno::EISDIR) => "it is a directory",
+        Some(Errno::ELOOP) => "it is a chain of too many scripts or symbolic links",
+        Some(Errno::EUCLEAN) => "the root image is damaged",
+        Some(Errno::EOPNOTSUPP) => {
+            "it is compressed in the root image; make that without compression"
+        }
+        Some(Errno::ENOEXEC | Errno::ENOMEM) | None => "it is damaged, or asks for too much memory",
+        Some(other) => other.text(),
+    }
+}
+
+/// Why an image is none for the guest kernel.
+fn root_error(error: u8) -> &'static str {
+    match Errno::from_number(error.into()) {
+        Some(Errno::EUCLEAN) => "it is damaged",
+        Some(Errno::EINVAL) => "it is no EROFS image, or has features that are not supported",
+        _ => text(error),
+    }
 }
 
 /// Starts the log if anyone is going to read it.
@@ -68,10 +114,34 @@ fn start_log(verbose: bool) {
     }
 }
 
-fn configure(options: RunOptions) -> Result<Config, Failure> {
+fn configure(mut options: RunOptions) -> Result<Config, Failure> {
+    let guest = match options.rootfs.take() {
+        Some(source) => rootfs::configure(&source, &mut options)?,
+        None => around_program(&mut options)?,
+    };
+    Ok(Config {
+        memory: options.mem,
+        cpus: options.cpus,
+        kernel: options.kernel.map_or(KernelImage::Embedded(embedded::KERNEL), KernelImage::File),
+        root: guest.image,
+        program: guest.program,
+        arguments: guest.arguments,
+        environment: guest.environment,
+        directory: guest.directory,
+        identity: guest.identity,
+        terminal: options.terminal,
+        timeout: options.timeout,
+        strace: strace_target(options.strace)?,
+        verbose: options.verbose,
+    })
+}
+
+/// A root file system of the program, what it needs, and the files that the user adds.
+fn around_program(options: &mut RunOptions) -> Result<Guest, Failure> {
     let mut image = ImageBuilder::new();
-    let mut arguments: Vec<Vec<u8>> = options.command.into_iter().map(OsString::into_vec).collect();
-    let environment = environment(options.env, options.terminal)?;
+    let command = std::mem::take(&mut options.command);
+    let mut arguments: Vec<Vec<u8>> = command.into_iter().map(OsString::into_vec).collect();
+    let environment = environment(std::mem::take(&mut options.env), options.terminal)?;
 
     for argument in &options.file {
         let (host, guest) = split_file(argument)?;
@@ -97,19 +167,13 @@ fn configure(options: RunOptions) -> Result<Config, Failure> {
     };
     image.add_directory(&directory)?;
 
-    Ok(Config {
-        memory: options.mem,
-        cpus: options.cpus,
-        kernel: options.kernel.map_or(KernelImage::Embedded(embedded::KERNEL), KernelImage::File),
-        root: image.build()?,
+    Ok(Guest {
+        image: image.build()?,
         program,
         arguments,
         environment,
         directory: directory.as_bytes().to_vec(),
-        terminal: options.terminal,
-        timeout: options.timeout,
-        strace: strace_target(options.strace)?,
-        verbose: options.verbose,
+        identity: Identity::default(),
     })
 }
 
@@ -174,16 +238,26 @@ fn split_file(argument: &OsStr) -> Result<(&Path, GuestPath), Failure> {
 /// The program's environment: a few variables that programs expect, then what the user says.
 fn environment(chosen: Vec<OsString>, terminal: bool) -> Result<Vec<Vec<u8>>, Failure> {
     let mut variables = vec![GUEST_PATH.to_vec(), GUEST_HOME.to_vec()];
+    set_variables(&mut variables, chosen, terminal)?;
+    Ok(variables)
+}
+
+/// Adds variables as the user names them, after that of the terminal if there is one.
+pub fn set_variables(
+    variables: &mut Vec<Vec<u8>>,
+    chosen: Vec<OsString>,
+    terminal: bool,
+) -> Result<(), Failure> {
     if terminal {
         let kind = std::env::var_os("TERM").unwrap_or_else(|| "linux".into());
-        variables.push([b"TERM=", kind.as_bytes()].concat());
+        set(variables, [b"TERM=", kind.as_bytes()].concat(), b"TERM".len());
     }
     for variable in chosen {
         let bytes = variable.as_bytes();
         let Some(equals) = bytes.iter().position(|&byte| byte == b'=') else {
             // A variable that is not set here is not set there.
             if let Some(value) = std::env::var_os(&variable) {
-                set(&mut variables, [bytes, b"=", value.as_bytes()].concat(), bytes.len());
+                set(variables, [bytes, b"=", value.as_bytes()].concat(), bytes.len());
             }
             continue;
         };
@@ -192,9 +266,9 @@ fn environment(chosen: Vec<OsString>, terminal: bool) -> Result<Vec<Vec<u8>>, Fa
             return Err(Failure::new(format!("--env '{text}' has no name before the '='")));
         }
         let length = equals;
-        set(&mut variables, variable.into_vec(), length);
+        set(variables, variable.into_vec(), length);
     }
-    Ok(variables)
+    Ok(())
 }
 
 /// Sets a variable whose name has `length` bytes, in place of one of that name.

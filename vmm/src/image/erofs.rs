@@ -1,4 +1,5 @@
-//! The on-disk format of EROFS, as far as root images use it: uncompressed, no extended attributes.
+//! The on-disk format of EROFS, as far as root images use it: uncompressed, extended attributes behind
+//! their inodes.
 //!
 //! The Linux kernel documents it in `Documentation/filesystems/erofs.rst`; offsets and names here
 //! are those of its on-disk structures. All numbers are little-endian.
@@ -57,8 +58,10 @@ impl Superblock {
 pub enum Data {
     /// In consecutive blocks from this one on; `None` if there are none.
     Plain(Option<u32>),
-    /// Behind the inode, in the same block.
+    /// Behind the inode and its extended attributes, in one block.
     Inline,
+    /// None: the number of a device (see [`device`]).
+    Device(u32),
 }
 
 /// A file's type, as the upper bits of its mode and as a directory entry has it.
@@ -68,6 +71,14 @@ pub enum FileType {
     Regular,
     /// A directory.
     Directory,
+    /// A character device.
+    CharacterDevice,
+    /// A block device.
+    BlockDevice,
+    /// A FIFO.
+    Fifo,
+    /// A socket's name.
+    Socket,
     /// A symbolic link.
     Symlink,
 }
@@ -77,6 +88,10 @@ impl FileType {
         match self {
             Self::Regular => 0o100_000,
             Self::Directory => 0o040_000,
+            Self::CharacterDevice => 0o020_000,
+            Self::BlockDevice => 0o060_000,
+            Self::Fifo => 0o010_000,
+            Self::Socket => 0o140_000,
             Self::Symlink => 0o120_000,
         }
     }
@@ -85,12 +100,16 @@ impl FileType {
         match self {
             Self::Regular => 1,
             Self::Directory => 2,
+            Self::CharacterDevice => 3,
+            Self::BlockDevice => 4,
+            Self::Fifo => 5,
+            Self::Socket => 6,
             Self::Symlink => 7,
         }
     }
 }
 
-/// An inode, owned by root.
+/// An inode.
 pub struct Inode {
     /// What it is.
     pub file_type: FileType,
@@ -104,21 +123,34 @@ pub struct Inode {
     pub number: u32,
     /// How many names it has.
     pub links: u32,
+    /// User ID.
+    pub user: u32,
+    /// Group ID.
+    pub group: u32,
+    /// Bytes of the extended attributes behind it, as [`encode_attributes`] makes them.
+    pub attributes: u64,
     /// Modification time in seconds and nanoseconds; `None` is the superblock's.
     pub modified: Option<(u64, u32)>,
 }
 
 impl Inode {
-    /// Bytes that the inode takes: 32 or 64.
-    pub fn stored_size(&self) -> u64 {
+    /// Bytes that the inode takes, 32 or 64, without its extended attributes.
+    pub fn header_size(&self) -> u64 {
         if self.compact().is_some() { 32 } else { 64 }
     }
 
-    /// Size and links, if the compact form can hold this inode.
-    fn compact(&self) -> Option<(u32, u16)> {
+    /// Bytes that the inode takes, with its extended attributes.
+    pub fn stored_size(&self) -> u64 {
+        self.header_size() + self.attributes
+    }
+
+    /// Size, links, user and group, if the compact form can hold this inode.
+    fn compact(&self) -> Option<(u32, u16, u16, u16)> {
         let size = u32::try_from(self.size).ok()?;
         let links = u16::try_from(self.links).ok()?;
-        self.modified.is_none().then_some((size, links))
+        let user = u16::try_from(self.user).ok()?;
+        let group = u16::try_from(self.group).ok()?;
+        self.modified.is_none().then_some((size, links, user, group))
     }
 
     /// Stores the inode at the beginning of `bytes`.
@@ -126,25 +158,73 @@ impl Inode {
         let (layout, address) = match self.data {
             Data::Plain(block) => (0, block.unwrap_or(NO_BLOCK)),
             Data::Inline => (2, 0),
+            Data::Device(number) => (0, number),
         };
+        // The attributes' header has 12 bytes and counts as one unit, all others have 4.
+        let units = if self.attributes == 0 { 0 } else { (self.attributes - 12) / 4 + 1 };
+        put(bytes, 2, &u16::try_from(units).unwrap_or(u16::MAX).to_le_bytes());
         let format = layout << 1;
         let mode = self.file_type.mode() | self.permissions;
         put(bytes, 4, &mode.to_le_bytes());
         put(bytes, 16, &address.to_le_bytes());
         put(bytes, 20, &self.number.to_le_bytes());
-        if let Some((size, links)) = self.compact() {
+        if let Some((size, links, user, group)) = self.compact() {
             put(bytes, 0, &u16::to_le_bytes(format));
             put(bytes, 6, &links.to_le_bytes());
             put(bytes, 8, &size.to_le_bytes());
+            put(bytes, 24, &user.to_le_bytes());
+            put(bytes, 26, &group.to_le_bytes());
         } else {
             let (seconds, nanoseconds) = self.modified.unwrap_or_default();
             put(bytes, 0, &u16::to_le_bytes(format | EXTENDED));
             put(bytes, 8, &self.size.to_le_bytes());
+            put(bytes, 24, &self.user.to_le_bytes());
+            put(bytes, 28, &self.group.to_le_bytes());
             put(bytes, 32, &seconds.to_le_bytes());
             put(bytes, 40, &nanoseconds.to_le_bytes());
             put(bytes, 44, &self.links.to_le_bytes());
         }
     }
+}
+
+/// The number of a device, as inodes have it (`new_encode_dev` of Linux).
+pub const fn device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+/// The most bytes of extended attributes: what the inode can count.
+const MAX_ATTRIBUTES: usize = 12 + 4 * 65_534;
+
+/// Prefixes of the names of extended attributes, and the numbers that stand for them.
+const ATTRIBUTE_PREFIXES: [(&[u8], u8); 5] = [
+    (b"user.", 1),
+    (b"system.posix_acl_access", 2),
+    (b"system.posix_acl_default", 3),
+    (b"trusted.", 4),
+    (b"security.", 6),
+];
+
+/// Extended attributes as they lie behind an inode; nothing if there are none. `None` if they have a
+/// name that EROFS has no room for, or are too many.
+pub fn encode_attributes(attributes: &[(Vec<u8>, Vec<u8>)]) -> Option<Vec<u8>> {
+    if attributes.is_empty() {
+        return Some(Vec::new());
+    }
+    let mut bytes = vec![0; 12];
+    for (name, value) in attributes {
+        let (prefix, index) =
+            ATTRIBUTE_PREFIXES.iter().find(|(prefix, _)| name.starts_with(prefix))?;
+        let name = &name[prefix.len()..];
+        if prefix.ends_with(b".") == name.is_empty() {
+            return None;
+        }
+        bytes.extend([u8::try_from(name.len()).ok()?, *index]);
+        bytes.extend(u16::try_from(value.len()).ok()?.to_le_bytes());
+        bytes.extend(name);
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    (bytes.len() <= MAX_ATTRIBUTES).then_some(bytes)
 }
 
 /// An entry of a directory.

@@ -124,6 +124,8 @@ fn attributes(metadata: &Metadata) -> Attributes {
     let nanoseconds = u32::try_from(metadata.mtime_nsec()).unwrap_or(0);
     Attributes {
         permissions: u16::try_from(metadata.mode() & 0o7777).unwrap_or(0),
+        user: 0,
+        group: 0,
         modified: Some((seconds, nanoseconds)),
         origin: Some((metadata.dev(), metadata.ino())),
     }

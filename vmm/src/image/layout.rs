@@ -11,7 +11,7 @@ use airlock_abi::layout::{DIRECT_MAP_SIZE, ROOT_IMAGE_BASE};
 
 use super::erofs::{self, BLOCK_SIZE, Data, Entry, INODE_SLOT, Inode, Superblock, to_usize};
 use super::error::ImageError;
-use super::tree::{Content, Node, NodeId, ROOT, Tree};
+use super::tree::{Content, DataId, Node, NodeId, ROOT, Tree};
 use crate::config::{Piece, RootImage};
 
 /// How much of the guest's address space root images have.
@@ -19,6 +19,8 @@ const MAX_IMAGE: u64 = DIRECT_MAP_SIZE - ROOT_IMAGE_BASE;
 
 /// The most bytes of a regular file that lie behind its inode.
 const MAX_INLINE_FILE: usize = 512;
+/// The same of one whose data is written later.
+const MAX_INLINE_STORED: u64 = 512;
 
 /// Where a node has its inode.
 struct Place {
@@ -27,58 +29,78 @@ struct Place {
     offset: u64,
 }
 
-/// Lays out a tree as an image.
+/// Lays out a tree as an image of pieces.
 ///
 /// # Errors
 ///
 /// If the files are too large together.
 pub fn assemble(tree: Tree) -> Result<RootImage, ImageError> {
-    let parents = parents(tree.nodes());
-    let (places, inodes_end) = place_inodes(tree.nodes(), &parents);
-    let mut places = places;
-    let end = place_data(tree.nodes(), &mut places, inodes_end)?;
-
-    let memory_end = end.in_memory;
-    let mut bytes = vec![0; to_usize(memory_end * BLOCK_SIZE)];
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let layout = lay_out(&tree, now)?;
+    let mut pieces = vec![Piece::Bytes(layout.head)];
+    for node in tree.into_nodes() {
+        // The same order as in `place_data`, so that each begins where its inode says.
+        if let Content::Mapped { file, length } = node.content {
+            pieces.push(Piece::File { file, length });
+        }
+    }
+    Ok(RootImage { pieces })
+}
+
+/// An image but for the data of [`Content::Mapped`] and [`Content::Stored`].
+#[derive(Debug)]
+pub struct Layout {
+    /// The beginning of the image.
+    pub head: Vec<u8>,
+    /// How many blocks the image has.
+    pub blocks: u32,
+    /// Where in the image the data of [`Content::Stored`] goes: its number, byte offset and length.
+    pub stored: Vec<(DataId, u64, u64)>,
+}
+
+/// Gives all nodes of a tree their places. `time` is the modification time of nodes without one.
+///
+/// # Errors
+///
+/// If the files are too large together.
+pub fn lay_out(tree: &Tree, time: Duration) -> Result<Layout, ImageError> {
+    let nodes = tree.nodes();
+    let parents = parents(nodes);
+    let (mut places, inodes_end) = place_inodes(nodes, &parents);
+    let end = place_data(nodes, &mut places, inodes_end)?;
+
+    let mut bytes = vec![0; to_usize(end.in_memory * BLOCK_SIZE)];
+    let blocks = block_number(end.all)?;
     let superblock = Superblock {
         // The root directory is the first node, right behind the superblock.
         root: u16::try_from(places[ROOT].offset / INODE_SLOT).unwrap_or(u16::MAX),
         inodes: u64::try_from(places.len()).unwrap_or(u64::MAX),
-        blocks: block_number(end.all)?,
-        seconds: now.as_secs(),
-        nanoseconds: now.subsec_nanos(),
+        blocks,
+        seconds: time.as_secs(),
+        nanoseconds: time.subsec_nanos(),
     };
     put(&mut bytes, erofs::SUPERBLOCK_OFFSET, &superblock.encode());
 
-    let mut files = Vec::new();
-    let nodes = tree.into_nodes();
+    let mut stored = Vec::new();
     for (id, place) in places.iter().enumerate() {
         place.inode.store(&mut bytes[to_usize(place.offset)..]);
+        put(&mut bytes, place.offset + place.inode.header_size(), &nodes[id].extended);
         let data = match place.inode.data {
-            Data::Plain(None) => continue,
+            Data::Plain(None) | Data::Device(_) => continue,
             Data::Plain(Some(block)) => u64::from(block) * BLOCK_SIZE,
             Data::Inline => place.offset + place.inode.stored_size(),
         };
         match &nodes[id].content {
             Content::Directory(_) => {
-                store_directory(&mut bytes, data, id, &parents, &places, &nodes)
+                store_directory(&mut bytes, data, id, &parents, &places, nodes)
             }
             Content::Bytes(content) => put(&mut bytes, data, content),
             Content::Symlink(target) => put(&mut bytes, data, target),
-            Content::Mapped { .. } => {}
+            Content::Stored { data: number, length } => stored.push((*number, data, *length)),
+            Content::Mapped { .. } | Content::Special(..) => {}
         }
     }
-
-    for node in nodes {
-        // The same order as in `place_data`, so that each begins where its inode says.
-        if let Content::Mapped { file, length } = node.content {
-            files.push(Piece::File { file, length });
-        }
-    }
-    let mut pieces = vec![Piece::Bytes(bytes)];
-    pieces.append(&mut files);
-    Ok(RootImage { pieces })
+    Ok(Layout { head: bytes, blocks, stored })
 }
 
 /// The directory that each node is in; the root is in itself.
@@ -96,14 +118,15 @@ fn parents(nodes: &[Node]) -> Vec<NodeId> {
 
 /// Gives every node an inode; returns them and the byte where the next would be.
 fn place_inodes(nodes: &[Node], parents: &[NodeId]) -> (Vec<Place>, u64) {
-    let mut links = vec![1_u32; nodes.len()];
+    let mut links = vec![0_u32; nodes.len()];
     for (id, node) in nodes.iter().enumerate() {
-        if matches!(node.content, Content::Directory(_)) {
-            // Its own "." and its ".." in the directory above.
-            links[id] += 1;
-            if id != ROOT {
-                links[parents[id]] += 1;
+        if let Content::Directory(entries) = &node.content {
+            for &child in entries.values() {
+                links[child] += 1;
             }
+            // Its own "." and its ".." in the directory above, which for the root is itself.
+            links[id] += 1;
+            links[parents[id]] += 1;
         }
     }
 
@@ -113,32 +136,43 @@ fn place_inodes(nodes: &[Node], parents: &[NodeId]) -> (Vec<Place>, u64) {
         let size = match &node.content {
             Content::Directory(entries) => erofs::directory_blocks(&names(entries)).0,
             Content::Bytes(bytes) => length(bytes),
-            Content::Mapped { length, .. } => *length,
+            Content::Mapped { length, .. } | Content::Stored { length, .. } => *length,
             Content::Symlink(target) => length(target),
+            Content::Special(..) => 0,
+        };
+        let data = match node.content {
+            Content::Special(_, device) => Data::Device(device),
+            _ => Data::Plain(None),
         };
         let mut inode = Inode {
             file_type: node.content.file_type(),
             permissions: node.attributes.permissions,
             size,
-            data: Data::Plain(None),
+            data,
             number: u32::try_from(id + 1).unwrap_or(u32::MAX),
             links: links[id],
+            user: node.attributes.user,
+            group: node.attributes.group,
+            attributes: length(&node.extended),
             modified: node.attributes.modified,
         };
+        let header = inode.header_size();
         let mut stored = inode.stored_size();
         // A regular file begins a block, so that it can be mapped in place, unless a block would be a
         // waste: a page fault costs more than to copy what little there is.
         let can_be_inline = match &node.content {
             Content::Directory(_) | Content::Symlink(_) => true,
             Content::Bytes(bytes) => !bytes.is_empty() && bytes.len() <= MAX_INLINE_FILE,
-            Content::Mapped { .. } => false,
+            Content::Stored { length, .. } => (1..=MAX_INLINE_STORED).contains(length),
+            Content::Mapped { .. } | Content::Special(..) => false,
         };
         if can_be_inline && stored + size <= BLOCK_SIZE {
             inode.data = Data::Inline;
             stored += size;
         }
-        // Neither an inode nor what is inline with it crosses a block.
-        if next % BLOCK_SIZE + stored > BLOCK_SIZE {
+        // Neither an inode nor what is inline with it crosses a block; extended attributes may.
+        let whole = if inode.data == Data::Inline { stored } else { header };
+        if next % BLOCK_SIZE + whole > BLOCK_SIZE {
             next = next.next_multiple_of(BLOCK_SIZE);
         }
         places.push(Place { inode, offset: next });
@@ -159,10 +193,8 @@ fn place_data(nodes: &[Node], places: &mut [Place], inodes_end: u64) -> Result<E
     let mut in_memory = next;
     for mapped in [false, true] {
         for (node, place) in nodes.iter().zip(places.iter_mut()) {
-            if matches!(node.content, Content::Mapped { .. }) == mapped
-                && place.inode.data != Data::Inline
-                && place.inode.size > 0
-            {
+            let is_later = matches!(node.content, Content::Mapped { .. } | Content::Stored { .. });
+            if is_later == mapped && place.inode.data == Data::Plain(None) && place.inode.size > 0 {
                 place.inode.data = Data::Plain(Some(block_number(next)?));
                 next = next.saturating_add(place.inode.size.div_ceil(BLOCK_SIZE));
             }

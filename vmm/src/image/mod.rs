@@ -4,14 +4,14 @@
 //! host that are not tiny are not copied: the image says in which blocks they are, and their pages
 //! are mapped there ([`crate::config::Piece::File`]).
 
-mod erofs;
+pub(crate) mod erofs;
 mod error;
 mod host;
-mod layout;
+pub(crate) mod layout;
 mod path;
 #[cfg(test)]
 mod tests;
-mod tree;
+pub(crate) mod tree;
 
 use std::fs::File;
 use std::path::Path;

@@ -26,7 +26,19 @@ pub struct Node {
     pub content: Content,
     /// Its permissions and times.
     pub attributes: Attributes,
+    /// Its extended attributes as the image stores them: see [`super::erofs::encode_attributes`].
+    pub extended: Vec<u8>,
 }
+
+impl Node {
+    /// A node without extended attributes.
+    pub const fn new(content: Content, attributes: Attributes) -> Self {
+        Self { content, attributes, extended: Vec::new() }
+    }
+}
+
+/// Number of a file's data in the source of a packed image.
+pub type DataId = usize;
 
 /// What a file holds.
 #[derive(Debug)]
@@ -42,8 +54,17 @@ pub enum Content {
         /// Its length in bytes.
         length: u64,
     },
+    /// A regular file whose data is written into the image later, from the source of the tree.
+    Stored {
+        /// Which of the source's files it is.
+        data: DataId,
+        /// Its length in bytes.
+        length: u64,
+    },
     /// A symbolic link and where it leads.
     Symlink(Vec<u8>),
+    /// A device, FIFO or socket, and the device's number.
+    Special(FileType, u32),
 }
 
 impl Content {
@@ -51,8 +72,9 @@ impl Content {
     pub const fn file_type(&self) -> FileType {
         match self {
             Self::Directory(_) => FileType::Directory,
-            Self::Bytes(_) | Self::Mapped { .. } => FileType::Regular,
+            Self::Bytes(_) | Self::Mapped { .. } | Self::Stored { .. } => FileType::Regular,
             Self::Symlink(_) => FileType::Symlink,
+            Self::Special(file_type, _) => *file_type,
         }
     }
 }
@@ -62,6 +84,10 @@ impl Content {
 pub struct Attributes {
     /// Permission bits: 12 bits.
     pub permissions: u16,
+    /// User ID.
+    pub user: u32,
+    /// Group ID.
+    pub group: u32,
     /// Modification time in seconds and nanoseconds, of files that come from the host.
     pub modified: Option<(u64, u32)>,
     /// Device and inode of the host's file that this is a copy of.
@@ -71,7 +97,7 @@ pub struct Attributes {
 impl Attributes {
     /// Attributes of what Airlock makes up.
     pub const fn made_up(permissions: u16) -> Self {
-        Self { permissions, modified: None, origin: None }
+        Self { permissions, user: 0, group: 0, modified: None, origin: None }
     }
 }
 
@@ -79,7 +105,17 @@ impl Tree {
     /// An empty tree: a root directory.
     pub fn new() -> Self {
         let content = Content::Directory(BTreeMap::new());
-        Self { nodes: vec![Node { content, attributes: Attributes::made_up(0o755) }] }
+        Self { nodes: vec![Node::new(content, Attributes::made_up(0o755))] }
+    }
+
+    /// A tree of these nodes, of which the first is the root directory.
+    pub const fn of(nodes: Vec<Node>) -> Self {
+        Self { nodes }
+    }
+
+    /// All nodes, to be changed.
+    pub const fn nodes_mut(&mut self) -> &mut Vec<Node> {
+        &mut self.nodes
     }
 
     /// All nodes, by [`NodeId`].
@@ -120,9 +156,8 @@ impl Tree {
             let attributes =
                 if components.peek().is_none() { attributes } else { Attributes::made_up(0o755) };
             node = self
-                .child(node, name, path, || Node {
-                    content: Content::Directory(BTreeMap::new()),
-                    attributes,
+                .child(node, name, path, || {
+                    Node::new(Content::Directory(BTreeMap::new()), attributes)
                 })?
                 .0;
         }
@@ -150,13 +185,12 @@ impl Tree {
         let mut directory = ROOT;
         for component in components {
             directory = self
-                .child(directory, component, path, || Node {
-                    content: Content::Directory(BTreeMap::new()),
-                    attributes: Attributes::made_up(0o755),
+                .child(directory, component, path, || {
+                    Node::new(Content::Directory(BTreeMap::new()), Attributes::made_up(0o755))
                 })?
                 .0;
         }
-        let (node, added) = self.child(directory, name, path, || Node { content, attributes })?;
+        let (node, added) = self.child(directory, name, path, || Node::new(content, attributes))?;
         let there = &self.nodes[node];
         if added
             || (there.attributes.origin.is_some() && there.attributes.origin == attributes.origin)

@@ -51,8 +51,9 @@ fn status_of(outcome: Result<Outcome, vmm::Error>) -> u8 {
         Ok(Outcome::Exited(status)) => status,
         Ok(Outcome::Signaled(signal)) => 128 + signal,
         Ok(Outcome::TimedOut) => 124,
-        Ok(Outcome::NotExecutable) => 126,
-        Ok(Outcome::NotFound) => 127,
+        Ok(Outcome::NotExecutable(_)) => 126,
+        Ok(Outcome::NotFound | Outcome::NoInterpreter) => 127,
+        Ok(Outcome::NoRoot(_) | Outcome::NoDirectory(_)) => 125,
         Ok(Outcome::Interrupted(signal)) => {
             eprintln!("interrupted by {signal}");
             128 + signal
@@ -112,6 +113,7 @@ pub fn run_guest(arguments: &[String]) -> ExitCode {
         arguments: vec![b"program".to_vec()],
         environment: Vec::new(),
         directory: b"/".to_vec(),
+        identity: vmm::Identity::default(),
         terminal: false,
         timeout: Some(Duration::from_secs(20)),
         strace: None,

@@ -36,6 +36,7 @@ impl Machine {
             files: FileTable::new(),
             fs: Context::new(root),
             terminal: None,
+            credentials: process::Credentials::root(),
             program: Program::default(),
             name: Vec::new(),
             start_ns: 0,

@@ -61,7 +61,7 @@ pub fn end(exit: Exit) {
         let mut record = match exit {
             Exit::Signaled(signal) => Record::new(Kind::Killed, thread(), signal.into(), [0; 6]),
             Exit::Exited(_) => Record::new(Kind::Exited, thread(), 0, [0; 6]),
-            Exit::Panicked | Exit::NotExecutable | Exit::NotFound => return,
+            _ => return,
         };
         if let Exit::Exited(status) = exit {
             record.set_result(status.into());
