@@ -93,7 +93,9 @@ fn header(kind: EntryType, size: usize) -> Header {
     header.set_entry_type(kind);
     header.set_size(size.try_into().unwrap());
     header.set_mode(if kind == EntryType::Directory { 0o755 } else { 0o640 });
-    (header.set_uid(12), header.set_gid(34), header.set_mtime(1_000_000_000));
+    header.set_uid(12);
+    header.set_gid(34);
+    header.set_mtime(1_000_000_000);
     header
 }
 

@@ -240,3 +240,60 @@ fn damaged_images_are_errors_and_never_panics() {
     }
     assert!(opened > 100 && failed > 10, "{opened} opened, {failed} of them failed");
 }
+
+/// A number of the environment, or this one.
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}
+
+/// Also run by `scripts/fuzz-erofs`, for longer and with another seed.
+#[test]
+fn damaged_images_of_mkfs_are_errors_and_never_panics() {
+    let scratch = Scratch::new("erofs-fuzz");
+    fill(&scratch.0);
+    let all_options = [[].as_slice(), &["--chunksize=4096"], &["-Eforce-inode-extended"]];
+    let mut images = Vec::new();
+    for options in all_options {
+        let Some(image) = make_image(&scratch.0, options) else {
+            std::eprintln!("mkfs.erofs is not installed: nothing to damage");
+            return;
+        };
+        images.push(image);
+    }
+    let mut state = setting("AIRLOCK_FUZZ_SEED", 1);
+    let mut random = || {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(state >> 33).expect("31 bits")
+    };
+    let time = std::time::Duration::from_secs(setting("AIRLOCK_FUZZ_SECONDS", 0));
+    let begin = std::time::Instant::now();
+    let (mut rounds, mut opened) = (0_u64, 0_u64);
+    while rounds < 60 || begin.elapsed() < time {
+        let good = &images[random() % images.len()];
+        let mut damaged = good.clone();
+        for _ in 0..=random() % 12 {
+            // The superblock, the inodes behind it, or anything.
+            let reach = [1024 + 128, 16384, damaged.len()][random() % 3].min(damaged.len());
+            let at = 1024 + random() % (reach - 1024);
+            damaged[at] = [0, 0xff, 0x7f, 1, damaged[at] ^ 1 << (random() % 8)][random() % 5];
+        }
+        if random() % 8 == 0 {
+            damaged.truncate(random() % damaged.len());
+        }
+        let pointer = std::boxed::Box::into_raw(damaged.into_boxed_slice());
+        {
+            // SAFETY: the bytes live until they are freed below, and nothing keeps what is made of them.
+            let bytes: &'static [u8] = unsafe { &*pointer };
+            if let Ok(image) = Image::open(SharedBytes::from_slice(bytes), PhysAddr(4096)) {
+                opened += 1;
+                let _ = explore(&image, image.root(), 3);
+            }
+        }
+        // SAFETY: it came from a box, and nothing refers to it any more.
+        drop(unsafe { std::boxed::Box::from_raw(pointer) });
+        rounds += 1;
+    }
+    std::eprintln!("{rounds} damaged images, of which {opened} could be mounted");
+    assert!(opened > 5, "{opened} of {rounds}");
+}
