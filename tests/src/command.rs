@@ -87,12 +87,15 @@ pub struct Spec {
     shown: String,
 }
 
-/// For a child before it executes a program: what shells let those ignore that they run in the background has its
+/// For a child before it executes a program: it ends with the tests, and what shells let those ignore that they run in the background has its
 /// effect again.
 ///
 /// # Errors
 /// None.
 pub fn heed_signals() -> std::io::Result<()> {
+    // Tests that are interrupted leave nothing behind that goes on.
+    // SAFETY: prctl(2) only sets what happens when the thread that started this ends.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
         // SAFETY: signal(2) is async-signal-safe.
         unsafe { libc::signal(signal, libc::SIG_DFL) };

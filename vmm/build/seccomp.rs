@@ -9,7 +9,7 @@ use seccompiler::{BpfProgram, TargetArch};
 use serde::Deserialize;
 
 /// The thread kinds: each has a file of its name, with a filter of its name.
-const THREADS: [&str; 2] = ["vcpu", "vmm"];
+const THREADS: [&str; 3] = ["vcpu", "vmm", "volume"];
 
 /// Writes `seccomp.rs` to `out`: one `Filter` constant for each thread kind.
 pub fn compile(directory: &Path, out: &Path) -> Result<(), String> {

@@ -14,6 +14,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryError};
 use crate::config::Config;
 use crate::loader::PAGE;
 use crate::memory::GuestMemory;
+use crate::volume::Volume;
 
 /// [`BootInfo`] as the bytes that the guest reads.
 #[repr(transparent)]
@@ -56,15 +57,21 @@ pub struct BootBlock {
     strings: Vec<u8>,
 }
 
-/// Command line: one `virtio_mmio.device=` for each of `count` devices.
-fn command_line(count: usize) -> Vec<u8> {
+/// Command line: one `virtio_mmio.device=` for each of `count` devices, the last of which are volumes:
+/// these are mounted, each by an `airlock.volume=`, and need not be looked for.
+fn command_line(count: usize, volumes: &[Volume]) -> Vec<u8> {
     let windows = (0..).map(|index| VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_SIZE);
-    let words: Vec<String> = windows
+    let first_volume = count.saturating_sub(volumes.len());
+    let volumes = windows.clone().zip(VIRTIO_MMIO_IRQ_BASE..).skip(first_volume).zip(volumes);
+    let words = windows
         .zip(VIRTIO_MMIO_IRQ_BASE..)
         .take(count)
-        .map(|(address, irq)| format!("virtio_mmio.device={VIRTIO_MMIO_SIZE}@{address:#x}:{irq}"))
-        .collect();
-    words.join(" ").into_bytes()
+        .map(|(address, irq)| format!("virtio_mmio.device={VIRTIO_MMIO_SIZE}@{address:#x}:{irq}"));
+    let mounts = volumes.map(|((address, irq), volume)| {
+        let access = if volume.read_only { "ro" } else { "rw" };
+        format!("airlock.volume={address:#x}:{irq}:{access}")
+    });
+    words.chain(mounts).collect::<Vec<_>>().join(" ").into_bytes()
 }
 
 fn terminated(strings: &[Vec<u8>]) -> Vec<u8> {
@@ -102,7 +109,7 @@ impl BootBlock {
             strings.extend_from_slice(bytes);
             Range { start, len: bytes.len() as u64 }
         };
-        let command_line = place(&command_line(devices));
+        let command_line = place(&command_line(devices, &config.volumes));
         let program = place(&config.program);
         let arguments = place(&terminated(&config.arguments));
         let environment = place(&terminated(&config.environment));
@@ -117,6 +124,7 @@ impl BootBlock {
             version: VERSION,
             flags: flags::MSI
                 | flags::PROCESSOR_STATE
+                | flags::YIELD
                 | set(config.strace.is_some(), flags::STRACE)
                 | set(config.terminal, flags::TERMINAL)
                 | set(config.verbose, flags::VERBOSE),
@@ -267,7 +275,7 @@ mod tests {
 
     #[test]
     fn command_line_announces_each_window() {
-        let text = String::from_utf8(command_line(2)).expect("ASCII");
+        let text = String::from_utf8(command_line(2, &[])).expect("ASCII");
         assert_eq!(
             text,
             "virtio_mmio.device=4096@0xd0000000:5 virtio_mmio.device=4096@0xd0001000:6"

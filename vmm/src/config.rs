@@ -4,6 +4,8 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::volume::Volume;
+
 /// A virtual machine and the program in it.
 #[derive(Debug)]
 pub struct Config {
@@ -15,6 +17,8 @@ pub struct Config {
     pub kernel: KernelImage,
     /// The root file system that the program sees.
     pub root: RootImage,
+    /// Directories of the host that the guest shares.
+    pub volumes: Vec<Volume>,
     /// Path of the program in the guest, absolute or from its working directory: what it is told of
     /// itself (AT_EXECFN). One without a slash is looked for in the guest's `PATH`.
     pub program: Vec<u8>,
@@ -104,6 +108,13 @@ pub enum Outcome {
     NoRoot(u8),
     /// The working directory cannot be entered: a number of errno(3).
     NoDirectory(u8),
+    /// The guest kernel could not mount a volume.
+    NoVolume {
+        /// Which of [`Config::volumes`].
+        index: u8,
+        /// The error number.
+        error: u8,
+    },
     /// The time limit ended the machine.
     TimedOut,
     /// A signal of this number to the VMM ended the machine.

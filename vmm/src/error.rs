@@ -88,6 +88,14 @@ pub enum Error {
         /// What was refused.
         reason: String,
     },
+    /// A shared directory cannot be served.
+    #[error("cannot share {}: {reason}", host.display())]
+    Volume {
+        /// The directory.
+        host: PathBuf,
+        /// What its server said.
+        reason: String,
+    },
     /// The guest kernel panicked, and said this.
     #[error("the guest kernel panicked: {}", last_words(text))]
     KernelPanic {

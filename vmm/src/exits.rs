@@ -3,7 +3,9 @@
 //! [`handle`] needs no KVM: it is tested with exits made by hand.
 
 use airlock_abi::exit::Exit;
-use airlock_abi::layout::{CPU_START_PORT, EXIT_PORT, PROCESSOR_STATE_PORT, SERIAL_PORT};
+use airlock_abi::layout::{
+    CPU_START_PORT, EXIT_PORT, PROCESSOR_STATE_PORT, SERIAL_PORT, YIELD_ADDRESS,
+};
 use kvm_ioctls::VcpuExit;
 
 use crate::bus::Bus;
@@ -60,6 +62,10 @@ pub fn handle(exit: VcpuExit<'_>, bus: &Bus) -> Action {
         }
         VcpuExit::MmioRead(address, data) => {
             bus.read(address, data);
+            Action::Resume
+        }
+        VcpuExit::MmioWrite(YIELD_ADDRESS, _) => {
+            std::thread::yield_now();
             Action::Resume
         }
         VcpuExit::MmioWrite(address, data) => {

@@ -26,8 +26,8 @@ fn message(irq: u32) -> kvm_irq_routing_entry {
 /// # Errors
 ///
 /// When KVM or the host refuses.
-pub fn connect(vm: &VmFd, count: u32) -> Result<Vec<EventFd>, errno::Error> {
-    let irqs = VIRTIO_MMIO_IRQ_BASE..VIRTIO_MMIO_IRQ_BASE + count;
+pub fn connect(vm: &VmFd, count: usize) -> Result<Vec<EventFd>, errno::Error> {
+    let irqs = (VIRTIO_MMIO_IRQ_BASE..).take(count);
     let messages: Vec<_> = irqs.clone().map(message).collect();
     let routing =
         KvmIrqRouting::from_entries(&messages).map_err(|_| errno::Error::new(libc::ENOMEM))?;

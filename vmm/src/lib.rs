@@ -20,6 +20,8 @@ mod loader;
 mod machine;
 mod memory;
 pub mod rootfs;
+#[cfg(test)]
+mod scratch;
 pub mod seccomp;
 mod statistics;
 pub mod strace;
@@ -27,6 +29,7 @@ pub mod terminal;
 pub mod trace;
 mod vcpu;
 mod vm;
+pub mod volume;
 
 pub use config::{Config, Identity, KernelImage, Outcome, Piece, RootImage, StraceTarget};
 pub use error::Error;

@@ -18,13 +18,15 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::boot::BootBlock;
-use crate::bus::Bus;
+use crate::bus::{Bus, Registers};
 use crate::config::{Config, KernelImage, Outcome};
 use crate::devices::serial::SerialPort;
 use crate::devices::virtio::Notify;
+use crate::devices::virtio::balloon::Balloon;
 use crate::devices::virtio::console::{Console, Files};
 use crate::devices::virtio::memory::DeviceMemory;
 use crate::devices::virtio::mmio::Transport;
+use crate::devices::virtio::ninep::NineP;
 use crate::devices::virtio::queue::QueueRegisters;
 use crate::devices::virtio::rng::Rng;
 use crate::entropy;
@@ -34,12 +36,14 @@ use crate::interrupts;
 use crate::loader::Kernel;
 use crate::memory::{GuestMemory, KernelBytes};
 use crate::seccomp::{self, Thread};
+use crate::statistics::Statistics;
 use crate::strace;
 use crate::vcpu::{Boot, Vcpus};
 use crate::vm;
+use crate::volume::{self, Connection};
 
-/// Console and random numbers.
-const DEVICES: u32 = 2;
+/// Console, random numbers and balloon; volumes come behind them.
+const DEVICES: usize = 3;
 /// What a vCPU's thread needs is far below this.
 const VCPU_STACK: usize = 256 << 10;
 
@@ -57,6 +61,9 @@ fn host(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// Whenever the fault is Airlock's, the host's or the guest kernel's, not the program's.
 pub fn run(config: Config) -> Result<Outcome, Error> {
     let begin = Instant::now();
+    // They fork, so there must be no other thread yet.
+    let volumes: Vec<Connection> =
+        config.volumes.iter().map(volume::start).collect::<Result<_, _>>()?;
     let file;
     let (image, path) = match &config.kernel {
         KernelImage::Embedded(bytes) => (KernelBytes::Constant(bytes), None),
@@ -90,16 +97,19 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     // SAFETY: `memory` outlives the vCPUs: their threads have ended when it is dropped, and without
     // them nothing reads or writes through the slots. RAM is only accessed as volatile.
     unsafe { vm::add_slots(&kvm, &vm, &memory.slots)? };
-    let guest: Vec<_> = memory
-        .slots
-        .iter()
-        .filter(|slot| !slot.read_only)
-        .map(|slot| (slot.host, slot.host + slot.size))
-        .collect();
+    let ranges = |read_only| -> Vec<_> {
+        let slots = memory.slots.iter().filter(|slot| slot.read_only == read_only);
+        slots.map(|slot| (slot.host, slot.host + slot.size)).collect()
+    };
+    let (guest, in_place) = (ranges(false), ranges(true));
+    if vcpus.statistics.is_some() {
+        Statistics::set_apart(&in_place).map_err(host("prepare the statistics of the run"))?;
+    }
     log::debug!("{:?}: memory mapped", begin.elapsed());
 
     let rings = BootBlock::rings_after(kernel.end());
-    let (bus, mut events, console) = devices(&config, &vm, &memory, rings, &vcpus, signals)?;
+    let (bus, mut events, console) =
+        devices(&config, volumes, &vm, &memory, rings, &vcpus, signals)?;
     log::debug!("{:?}: devices made", begin.elapsed());
     threads.spawn_secondaries(&vm, config.cpus)?;
 
@@ -115,7 +125,7 @@ pub fn run(config: Config) -> Result<Outcome, Error> {
     events.run(&vcpus.ending, config.timeout);
     log::debug!("{:?}: machine ended", begin.elapsed());
     if let Some(statistics) = &vcpus.statistics {
-        statistics.write(&guest).map_err(host("write the statistics of the run"))?;
+        statistics.write(&guest, &in_place).map_err(host("write the statistics of the run"))?;
     }
     drop(threads);
     let unknown = vcpus.unknown_accesses();
@@ -157,16 +167,21 @@ fn event() -> Result<EventFd, Error> {
 /// Makes the devices, and the loop that attends to them.
 fn devices(
     config: &Config,
+    volumes: Vec<Connection>,
     vm: &VmFd,
     memory: &GuestMemory,
     rings: [u64; 2],
     vcpus: &Arc<Vcpus>,
     signals: SignalFile,
 ) -> Result<(Bus, EventLoop, StartedConsole), Error> {
-    let interrupts = interrupts::connect(vm, DEVICES)
-        .map_err(|error| Error::Kvm { doing: "connect device interrupts", source: error.into() })?;
-    let [console_irq, rng_irq] = <[EventFd; 2]>::try_from(interrupts)
-        .map_err(|_| host("connect device interrupts")(io::Error::other("count")))?;
+    let mut interrupts = interrupts::connect(vm, DEVICES + volumes.len())
+        .map_err(|error| Error::Kvm { doing: "connect device interrupts", source: error.into() })?
+        .into_iter();
+    let mut interrupt = || {
+        let missing = || host("connect device interrupts")(io::Error::other("count"));
+        interrupts.next().ok_or_else(missing)
+    };
+    let (console_irq, rng_irq, balloon_irq) = (interrupt()?, interrupt()?, interrupt()?);
     let reach =
         DeviceMemory { ram: Arc::clone(&memory.ram), readable: Arc::clone(&memory.readable) };
     let duplicate = |event: &EventFd| event.try_clone().map_err(host("duplicate an eventfd"));
@@ -192,12 +207,33 @@ fn devices(
     let console: Shared<Console> = Arc::new(Mutex::new(console));
     let rng_wake = event()?;
     let rng: Shared<Rng> =
-        Arc::new(Mutex::new(Transport::new(Rng, reach, rng_irq, duplicate(&rng_wake)?)));
+        Arc::new(Mutex::new(Transport::new(Rng, reach.clone(), rng_irq, duplicate(&rng_wake)?)));
+    let balloon_wake = event()?;
+    let balloon: Shared<Balloon> = Arc::new(Mutex::new(Transport::new(
+        Balloon,
+        reach.clone(),
+        balloon_irq,
+        duplicate(&balloon_wake)?,
+    )));
 
     let mut events = EventLoop::new(Arc::clone(vcpus), Arc::clone(&console), signals)?;
     events.attend(Arc::clone(&console), console_wake);
     events.attend(Arc::clone(&rng), rng_wake);
-    let bus = Bus::new(SerialPort::new(config.verbose), vec![console, rng]);
+    events.attend(Arc::clone(&balloon), balloon_wake);
+    let mut windows: Vec<Arc<Mutex<dyn Registers>>> = vec![console, rng, balloon];
+    for (volume, connection) in config.volumes.iter().zip(volumes) {
+        let device = NineP::new(connection.into_socket(), volume.guest.clone());
+        let wake = event()?;
+        let device: Shared<NineP> = Arc::new(Mutex::new(Transport::new(
+            device,
+            reach.clone(),
+            interrupt()?,
+            duplicate(&wake)?,
+        )));
+        events.attend(Arc::clone(&device), wake);
+        windows.push(device);
+    }
+    let bus = Bus::new(SerialPort::new(config.verbose), windows);
     Ok((bus, events, started))
 }
 

@@ -1,7 +1,6 @@
 //! The outer door's own lock: which system calls each of Airlock's threads may make.
 //!
-//! The rules are in `seccomp/vcpu.json` and `seccomp/vmm.json`, with the reason for each, and become
-//! BPF when Airlock is built. A call that no rule allows ends the process by SIGSYS (status 159 in a
+//! The rules are in `seccomp/*.json`, with the reason for each, and become BPF when Airlock is built. A call that no rule allows ends the process by SIGSYS (status 159 in a
 //! shell): by then the guest may have taken over the thread, and nothing it asks for can be trusted.
 
 use std::fmt;
@@ -17,17 +16,20 @@ pub enum Thread {
     Vcpu,
     /// Handles devices, signals and the time limit; what `main` runs on.
     Vmm,
+    /// Serves a shared directory, in a process of its own.
+    Volume,
 }
 
 impl Thread {
     /// All kinds.
-    pub const ALL: [Self; 2] = [Self::Vcpu, Self::Vmm];
+    pub const ALL: [Self; 3] = [Self::Vcpu, Self::Vmm, Self::Volume];
 
     /// The name of the thread kind, of its file and of its filter.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Vcpu => "vcpu",
             Self::Vmm => "vmm",
+            Self::Volume => "volume",
         }
     }
 
@@ -36,6 +38,7 @@ impl Thread {
         match self {
             Self::Vcpu => &VCPU,
             Self::Vmm => &VMM,
+            Self::Volume => &VOLUME,
         }
     }
 }

@@ -10,6 +10,7 @@ use std::env;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::ptr;
 use std::sync::{Mutex, PoisonError};
 
 use kvm_ioctls::VcpuFd;
@@ -59,12 +60,32 @@ impl Statistics {
         }
     }
 
-    /// Writes the line.
+    /// Makes mappings of their own of parts of the executable that are guest memory, so that `smaps` tells
+    /// them from what is ours. It only changes what a core dump would have.
+    ///
+    /// # Errors
+    ///
+    /// When the host refuses.
+    pub fn set_apart(ranges: &[HostRange]) -> io::Result<()> {
+        for &(start, end) in ranges {
+            let length = usize::try_from(end - start).map_err(io::Error::other)?;
+            let start =
+                ptr::with_exposed_provenance_mut(usize::try_from(start).map_err(io::Error::other)?);
+            // SAFETY: the advice does not change what is mapped, or may be done with it.
+            if unsafe { libc::madvise(start, length, libc::MADV_DONTDUMP) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the line. Memory is the guest's RAM, or the guest's `in_place`: pages of the guest kernel and of
+    /// files that it uses as the host's page cache has them; or ours.
     ///
     /// # Errors
     ///
     /// When the file does not take it.
-    pub fn write(&self, guest: &[HostRange]) -> io::Result<()> {
+    pub fn write(&self, guest: &[HostRange], in_place: &[HostRange]) -> io::Result<()> {
         let files = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let contents: Vec<_> = files.iter().map(whole).collect::<io::Result<_>>()?;
         let sum = |name: &str| {
@@ -76,11 +97,12 @@ impl Statistics {
             }
         };
         let maps = whole(&self.maps)?;
-        let (guest_kib, own_kib) = resident(&String::from_utf8_lossy(&maps), guest);
+        let [guest_kib, in_place_kib, own_kib] =
+            resident(&String::from_utf8_lossy(&maps), [guest, in_place]);
         writeln!(
             &self.output,
             "{{\"insn_emulation\": {}, \"exits\": {}, \"guest_pages\": {}, \"vmm_resident_kib\": {own_kib}, \
-             \"guest_memory_kib\": {guest_kib}}}",
+             \"guest_memory_kib\": {guest_kib}, \"in_place_kib\": {in_place_kib}}}",
             sum("insn_emulation"),
             sum("exits"),
             guest_kib / 4,
@@ -120,26 +142,25 @@ fn counter(bytes: &[u8], name: &str) -> Option<u64> {
     None
 }
 
-/// Resident KiB of the guest's ranges, and of everything else, from the text of smaps.
-fn resident(maps: &str, guest: &[HostRange]) -> (u64, u64) {
-    let (mut of_guest, mut own) = (0, 0);
-    let mut is_guest = false;
+/// Resident KiB of two kinds of ranges, and of everything else, from the text of smaps.
+fn resident(maps: &str, kinds: [&[HostRange]; 2]) -> [u64; 3] {
+    let mut sums = [0; 3];
+    let mut kind = kinds.len();
     for line in maps.lines() {
         if let Some(rest) = line.strip_prefix("Rss:") {
             let kib = rest.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap_or(0);
-            if is_guest {
-                of_guest += kib;
-            } else {
-                own += kib;
-            }
+            sums[kind] += kib;
         } else if let Some((range, _)) = line.split_once(' ')
             && let Some((start, _)) = range.split_once('-')
             && let Ok(start) = u64::from_str_radix(start, 16)
         {
-            is_guest = guest.iter().any(|&(from, to)| start >= from && start < to);
+            let holds = |ranges: &&[HostRange]| {
+                ranges.iter().any(|&(from, to)| start >= from && start < to)
+            };
+            kind = kinds.iter().position(holds).unwrap_or(kinds.len());
         }
     }
-    (of_guest, own)
+    sums
 }
 
 #[cfg(test)]
@@ -168,7 +189,9 @@ mod tests {
 
     #[test]
     fn memory_is_the_guests_or_ours() {
-        let maps = "1000-2000 rw-p 0 00:00 0\nSize: 4 kB\nRss:    4 kB\n3000-9000 r--p 0 00:00 0 /x\nRss: 12 kB\n";
-        assert_eq!(resident(maps, &[(0x1000, 0x2000)]), (4, 12));
+        let maps = "1000-2000 rw-p 0 00:00 0\nSize: 4 kB\nRss:    4 kB\n3000-9000 r--p 0 00:00 0 /x\nRss: 12 kB\n\
+                    9000-a000 r--p 0 00:00 0 /x\nRss: 8 kB\n";
+        assert_eq!(resident(maps, [&[(0x1000, 0x2000)], &[]]), [4, 0, 20]);
+        assert_eq!(resident(maps, [&[(0x1000, 0x2000)], &[(0x9000, 0xa000)]]), [4, 8, 12]);
     }
 }

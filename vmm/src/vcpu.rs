@@ -368,6 +368,7 @@ fn outcome(exit: Exit, bus: &Bus) -> Result<Outcome, Error> {
         Exit::NoInterpreter => Ok(Outcome::NoInterpreter),
         Exit::NoRoot(error) => Ok(Outcome::NoRoot(error)),
         Exit::NoDirectory(error) => Ok(Outcome::NoDirectory(error)),
+        Exit::NoVolume { index, error } => Ok(Outcome::NoVolume { index, error }),
         Exit::Panicked => Err(Error::KernelPanic { text: bus.serial.text() }),
     }
 }

@@ -137,6 +137,8 @@ pub mod flags {
     pub const MSI: u64 = 4;
     /// There is a [`crate::layout::PROCESSOR_STATE_PORT`].
     pub const PROCESSOR_STATE: u64 = 16;
+    /// There is a [`crate::layout::YIELD_ADDRESS`].
+    pub const YIELD: u64 = 32;
     /// The kernel's log goes to the serial port as it is written (`-v`); else only panics do.
     pub const VERBOSE: u64 = 8;
 }

@@ -1,6 +1,6 @@
 //! How the guest ends the virtual machine: one 32-bit write to [`crate::layout::EXIT_PORT`].
 //!
-//! Bits 7:0 are a value, bits 15:8 its kind, the rest is zero. The VMM treats anything else as a
+//! Bits 7:0 are a value, bits 15:8 its kind, bits 23:16 which of several it is about; the rest is zero. The VMM treats anything else as a
 //! broken kernel. The port is QEMU's `isa-debug-exit` by default, so a QEMU guest ends too.
 
 /// How the virtual machine ended, as the guest tells it.
@@ -23,6 +23,13 @@ pub enum Exit {
     NoRoot(u8),
     /// The working directory could not be entered, with this error number.
     NoDirectory(u8),
+    /// A volume could not be mounted.
+    NoVolume {
+        /// Which, as they are on the command line.
+        index: u8,
+        /// The error number.
+        error: u8,
+    },
 }
 
 const EXITED: u32 = 0;
@@ -33,6 +40,7 @@ const NOT_FOUND: u32 = 4;
 const NO_INTERPRETER: u32 = 5;
 const NO_ROOT: u32 = 6;
 const NO_DIRECTORY: u32 = 7;
+const NO_VOLUME: u32 = 8;
 
 impl Exit {
     /// The word to write to the port.
@@ -46,13 +54,17 @@ impl Exit {
             Self::NoInterpreter => (NO_INTERPRETER, 0),
             Self::NoRoot(error) => (NO_ROOT, error),
             Self::NoDirectory(error) => (NO_DIRECTORY, error),
+            Self::NoVolume { index, error } => ((index as u32) << 8 | NO_VOLUME, error),
         };
         kind << 8 | value as u32
     }
 
     /// The meaning of a word that the guest wrote, if it has one.
     pub const fn from_word(word: u32) -> Option<Self> {
-        let value = word.to_le_bytes()[0];
+        let [value, kind, index, _] = word.to_le_bytes();
+        if kind as u32 == NO_VOLUME && word >> 24 == 0 {
+            return Some(Self::NoVolume { index, error: value });
+        }
         Some(match word >> 8 {
             EXITED => Self::Exited(value),
             SIGNALED if value > 0 && value <= 64 => Self::Signaled(value),
@@ -73,7 +85,7 @@ mod tests {
 
     #[test]
     fn every_word_that_has_a_meaning_is_written_the_same_way() {
-        for word in 0..0x1_0000 {
+        for word in (0..0x1_0000).chain([0xff_08ff]) {
             if let Some(exit) = Exit::from_word(word) {
                 assert_eq!(exit.to_word(), word);
             }

@@ -4,6 +4,7 @@
 //! 0x0000_0010_0000  kernel text and read-only data: a read-only memory slot (its ELF p_paddr)
 //!                   then RAM from the kernel's writable data on
 //! 0x0000_c000_0000  end of low RAM; nothing up to 4 GiB but:
+//! 0x0000_cfff_f000  register to let other vCPUs run
 //! 0x0000_d000_0000  virtio-mmio register windows, one page each
 //! 0x0000_fee0_0000  local APIC (used in x2APIC mode, by MSR)
 //! 0x0001_0000_0000  high RAM, when --mem exceeds the space below the hole
@@ -16,6 +17,10 @@ pub const KERNEL_BASE: u64 = 0x10_0000;
 pub const LOW_RAM_END: u64 = 0xc000_0000;
 /// First guest-physical address of RAM above the hole below 4 GiB.
 pub const HIGH_RAM_BASE: u64 = 0x1_0000_0000;
+/// Guest-physical address of a register (32-bit writes of anything): the host may run somebody else before
+/// it goes on with this vCPU, for a kernel that has been waiting for another one in vain
+/// (see [`crate::boot::flags::YIELD`]).
+pub const YIELD_ADDRESS: u64 = 0xcfff_f000;
 /// Guest-physical address of the first virtio-mmio register window.
 pub const VIRTIO_MMIO_BASE: u64 = 0xd000_0000;
 /// Size of, and distance between, virtio-mmio register windows, in bytes.

@@ -20,7 +20,7 @@ pub fn kernel_needs_root() -> bool {
 }
 
 /// A processor without page tables of ours.
-pub mod cpu {
+pub mod tlb {
     /// Forgets the translation of one page: there is none.
     pub fn flush_page(_address: u64) {}
 
@@ -40,7 +40,10 @@ pub mod cpu {
     pub fn is_only_one() -> bool {
         true
     }
+}
 
+/// The thread that a test runs on.
+pub mod cpu {
     /// The locks that this thread holds.
     #[cfg(debug_assertions)]
     pub fn held_locks() -> Option<&'static crate::sync::order::Held> {
@@ -56,6 +59,11 @@ pub mod cpu {
     /// Lets a moment pass for whoever waits for another thread.
     pub fn relax() {
         core::hint::spin_loop();
+    }
+
+    /// Lets another thread run instead of this one.
+    pub fn yield_to_host() {
+        std::thread::yield_now();
     }
 }
 

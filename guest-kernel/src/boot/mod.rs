@@ -2,13 +2,16 @@
 
 pub mod pvh;
 
-use crate::arch::cpu::{self, cr4};
+use crate::arch::cpuid;
 use crate::arch::frame::{rflags, selector};
+use crate::arch::instruction;
+use crate::arch::instruction::cr4;
 use crate::arch::{TrapFrame, fpu, image_address, native, probe};
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, StringList, elf, script, stack};
 use crate::fs::metadata::{S_IFDIR, S_IFMT, S_IFREG};
-use crate::fs::path::{Last, walk};
+use crate::fs::path::{Found, Last, walk};
+use crate::fs::tmpfs::New;
 use crate::memory::areas::{Area, AreaFlags, Backing, Label, Protection};
 use crate::memory::space::AddressSpace;
 use crate::memory::{PAGE, Page, PageSource, PhysAddr, SharedBytes, frame, usize_from};
@@ -61,7 +64,7 @@ impl Features {
     /// Turns them on, on the vCPU that runs this.
     fn enable(&self) {
         // SAFETY: CPUID has each of them.
-        unsafe { cpu::set_cr4(self.cr4) };
+        unsafe { instruction::set_cr4(self.cr4) };
         if self.cr4 & cr4::OSXSAVE != 0 {
             // SAFETY: CR4.OSXSAVE is set, and leaf 0xd has these components.
             unsafe { crate::arch::fpu::enable_xsave(self.components) };
@@ -76,8 +79,8 @@ fn features() -> Features {
     const LEAF1_ECX_XSAVE: u32 = 1 << 26;
     /// `HWCAP2_FSGSBASE`.
     const HWCAP2_FSGSBASE: u64 = 2;
-    let [_, _, leaf1_ecx, leaf1_edx] = cpu::cpuid(1, 0);
-    let [_, leaf7_ebx, leaf7_ecx, _] = cpu::cpuid(7, 0);
+    let [_, _, leaf1_ecx, leaf1_edx] = cpuid::cpuid(1, 0);
+    let [_, leaf7_ebx, leaf7_ecx, _] = cpuid::cpuid(7, 0);
     let mut bits = 0;
     for (have, bit) in [
         (leaf7_ebx & LEAF7_EBX_FSGSBASE, cr4::FSGSBASE),
@@ -91,7 +94,7 @@ fn features() -> Features {
     }
     let mut components = 0;
     if bits & cr4::OSXSAVE != 0 {
-        let [low, _, _, high] = cpu::cpuid(0xd, 0);
+        let [low, _, _, high] = cpuid::cpuid(0xd, 0);
         components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
     }
     let hwcap2 = if bits & cr4::FSGSBASE != 0 { HWCAP2_FSGSBASE } else { 0 };
@@ -126,7 +129,7 @@ pub fn start(info: &'static BootInfo) -> ! {
     *COMMAND_LINE.lock() = bytes(info.command_line);
     let leaves = info.cpuid.len / size_of::<CpuidLeaf>() as u64;
     // SAFETY: the VMM put the list there, aligned, outside of free RAM; it consists of integers.
-    cpu::set_cpuid(unsafe {
+    cpuid::set_cpuid(unsafe {
         core::slice::from_raw_parts(
             PhysAddr(info.cpuid.start).to_pointer().cast::<CpuidLeaf>(),
             usize_from(leaves),
@@ -146,7 +149,7 @@ pub fn start(info: &'static BootInfo) -> ! {
     }
     let features = features();
     if probe::syscall_faults() && has_flag(flags::PROCESSOR_STATE) {
-        let [low, size, _, high] = cpu::cpuid(0xd, 0);
+        let [low, size, _, high] = cpuid::cpuid(0xd, 0);
         let components = (u64::from(high) << 32 | u64::from(low)) & USER_COMPONENTS;
         fpu::use_vmm(components, usize_from(size.into()));
     }
@@ -244,6 +247,7 @@ fn start_program(
         fs::FileSystem::mount(image_bytes, image).map_err(|error| Exit::NoRoot(number(error)))?;
     let mut context = fs::Context::new(root);
     let credentials = credentials(info).map_err(not_executable)?;
+    mount_volumes(&context)?;
     let directory = bytes(info.directory);
     if !directory.is_empty() && directory != b"/" {
         context.directory = working_directory(&context, &credentials, directory)
@@ -296,15 +300,15 @@ fn working_directory(
     context: &fs::Context,
     credentials: &Credentials,
     path: &[u8],
-) -> Result<fs::Inode> {
+) -> Result<fs::mount::Location> {
     let found =
         walk(&context.root, &context.root, copy_of(path)?, Last::Follow, &subject(credentials))?;
-    let inode = found.inode.ok_or(Errno::ENOENT)?;
-    if inode.mode()? & S_IFMT != S_IFDIR {
+    let location = found.location()?;
+    if location.inode.mode()? & S_IFMT != S_IFDIR {
         return Err(Errno::ENOTDIR);
     }
-    subject(credentials).check(&inode, fs::permission::EXECUTE)?;
-    Ok(inode)
+    subject(credentials).check(&location.inode, fs::permission::EXECUTE)?;
+    Ok(location)
 }
 
 /// Finds the program and the path it is known by: a name without a slash is looked for in the directories
@@ -369,7 +373,8 @@ fn load_program(
         (file, script_arguments) = script::follow(file, path, list, &mut open_program)?;
         arguments = script_arguments.bytes();
     }
-    let (credentials, secure) = before.clone().of_program(&before, &file.metadata()?, false);
+    let (credentials, secure) =
+        before.clone().of_program(&before, &file.program_metadata()?, false);
     let executing = fs::Executing::new(file.inode())?;
     let program_path = file.path(&context.root)?;
     let executable = Executable::new(file, program_path.clone())?;
@@ -428,21 +433,64 @@ fn load_program(
     Ok((frame, space_root))
 }
 
+/// Mounts the volumes that the command line announces, each at the path that is its device's tag.
+fn mount_volumes(context: &fs::Context) -> core::result::Result<(), Exit> {
+    for (index, (device, read_only)) in (0..).zip(drivers::volumes()) {
+        mount_volume(context, &device, read_only)
+            .map_err(|error| Exit::NoVolume { index, error: number(error) })?;
+    }
+    Ok(())
+}
+
+fn mount_volume(context: &fs::Context, device: &drivers::Announced, read_only: bool) -> Result<()> {
+    let (channel, path) = drivers::ninep::Channel::start(device.base, device.line)?;
+    fs::mount::add_volume(channel, &path, read_only)?;
+    let point = directory_for_mount(context, &path)?;
+    let flags = if read_only { fs::mount::READ_ONLY } else { 0 };
+    let new = fs::mount::New {
+        kind: b"9p",
+        source: path,
+        flags,
+        options: b"trans=virtio",
+        owner: (0, 0),
+    };
+    fs::mount::new(&context.mounts, point, new)
+}
+
+/// Finds a directory, and makes what is missing of its path.
+fn directory_for_mount(context: &fs::Context, path: &[u8]) -> Result<Found> {
+    let subject = fs::permission::Subject::ROOT;
+    let find =
+        |path: &[u8]| walk(&context.root, &context.root, copy_of(path)?, Last::Follow, &subject);
+    let ends = (1..path.len()).filter(|&at| path[at] == b'/').chain([path.len()]);
+    for end in ends {
+        let found = find(&path[..end])?;
+        if found.inode.is_none() {
+            let new = New { mode: S_IFDIR | 0o755, user: 0, group: 0, special: 0, target: &[] };
+            fs::namespace::create(&found, new, &subject)?;
+        }
+    }
+    find(path)
+}
+
 /// Opens a file that is to be executed, whether or not it may be read.
 fn open(context: &fs::Context, credentials: &Credentials, path: &[u8]) -> Result<fs::FileRef> {
     let start = if path.first() == Some(&b'/') { &context.root } else { &context.directory };
     let subject = subject(credentials);
     let found = walk(&context.root, start, copy_of(path)?, Last::Follow, &subject)?;
-    let inode = found.inode.ok_or(Errno::ENOENT)?;
+    let inode = found.inode.clone().ok_or(Errno::ENOENT)?;
     if found.slash {
         return Err(Errno::ENOTDIR);
     }
     match inode.mode()? & S_IFMT {
+        S_IFREG if found.mount.as_ref().is_some_and(|mount| mount.has(fs::mount::NO_EXECUTE)) => {
+            return Err(Errno::EACCES);
+        }
         S_IFREG => subject.check(&inode, fs::permission::EXECUTE)?,
         S_IFDIR => return Err(Errno::EISDIR),
         _ => return Err(Errno::EACCES),
     }
-    Ok(Arc::new(fs::OpenFile::new(inode, found.parent, found.name, None, O_RDONLY)))
+    Ok(Arc::new(fs::OpenFile::new(inode, found, None, O_RDONLY)))
 }
 
 fn copy_of(bytes: &[u8]) -> Result<Vec<u8>> {

@@ -115,7 +115,7 @@ pub unsafe fn boot_info(start_info: u64, kernel_end: u64) -> &'static BootInfo {
     let line = unsafe { core::slice::from_raw_parts(line, len) };
     parse(info, line);
     (info.tsc_khz, info.realtime_ns) = crate::drivers::platform::calibrate();
-    info.tsc = crate::arch::cpu::read_tsc();
+    info.tsc = crate::arch::instruction::read_tsc();
     let entropy = crate::drivers::platform::entropy();
     info.seed = entropy.0;
     info.first_random = entropy.1;

@@ -503,6 +503,18 @@ pub fn is_readable(port: u32) -> bool {
     poll_input(port, PAGE_SIZE).unwrap_or(true)
 }
 
+/// How many bytes can be read at once. Asking makes the host read ahead, up to a page.
+///
+/// # Errors
+/// EIO without a console.
+pub fn available(port: u32) -> Result<usize> {
+    // What the device has at hand is there when it has been asked.
+    if !poll_input(port, PAGE_SIZE)? {
+        poll_input(port, PAGE_SIZE)?;
+    }
+    with(|device| Ok(device.input(port)?.ready.1))
+}
+
 /// The program changed what it does on signals: if one that the user may send no longer ends it, the
 /// VMM shall deliver them instead of ending the machine.
 pub fn offer_signals() {

@@ -1,6 +1,6 @@
 //! What /proc shows of the machine.
 
-use crate::arch::cpu::cpuid;
+use crate::arch::cpuid::cpuid;
 use crate::fs::facts::MachineFacts;
 use crate::memory::frame;
 use crate::syscall::handlers::{HOST_NAME, RELEASE, VERSION};

@@ -1,7 +1,9 @@
 //! Devices: what the command line announces, driven when it is first needed.
 
+pub mod balloon;
 pub mod console;
 mod machine;
+pub mod ninep;
 pub mod platform;
 pub mod terminal;
 mod virtio;
@@ -38,6 +40,16 @@ pub fn announced() -> impl Iterator<Item = Announced> {
     })
 }
 
+/// The volumes on the command line, `airlock.volume=ADDRESS:IRQ:ro` or `:rw`: devices, and whether
+/// nothing may be changed there.
+pub fn volumes() -> impl Iterator<Item = (Announced, bool)> {
+    boot::command_line().split(|&byte| byte == b' ').filter_map(|word| {
+        let (base, rest) = number(word.strip_prefix(b"airlock.volume=")?)?;
+        let (line, access) = number(rest.strip_prefix(b":")?)?;
+        Some((Announced { base, line: u32::try_from(line).ok()? }, access == b":ro"))
+    })
+}
+
 /// A number in C's notation, and what follows it.
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let (radix, digits) = match text.strip_prefix(b"0x") {
@@ -58,6 +70,7 @@ fn number(text: &[u8]) -> Option<(u64, &[u8])> {
 /// A device interrupt.
 pub fn interrupt(line: u32) {
     console::interrupt(line);
+    ninep::interrupt(line);
 }
 
 /// What files need of devices.
@@ -89,6 +102,10 @@ impl Services for FileServices {
 
     fn console_readable(&self, port: u32) -> bool {
         console::is_readable(port)
+    }
+
+    fn console_available(&self, port: u32) -> Result<usize> {
+        console::available(port)
     }
 
     fn console_write_kernel(&self, port: u32, bytes: &[u8]) -> Result<usize> {

@@ -1,7 +1,8 @@
 //! What a PC has under other VMMs, where nobody tells the kernel the time: the 8254 timer, the clock
 //! in CMOS, and the processor's random numbers.
 
-use crate::arch::cpu::{cpuid, read_tsc};
+use crate::arch::cpuid::cpuid;
+use crate::arch::instruction::read_tsc;
 use core::arch::asm;
 
 const PIT_HZ: u64 = 1_193_182;

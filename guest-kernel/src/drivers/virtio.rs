@@ -145,7 +145,7 @@ impl Registers {
             (register::QUEUE_DEVICE, Queue::USED),
         ] {
             let address = memory.0 + part as u64;
-            let [low, high] = crate::arch::cpu::halves(address);
+            let [low, high] = crate::arch::instruction::halves(address);
             self.write(offset, low);
             if high != 0 {
                 // Reset left it 0.
@@ -161,6 +161,12 @@ impl Registers {
         let status = self.read(register::INTERRUPT_STATUS);
         self.write(register::INTERRUPT_ACK, status);
         status
+    }
+
+    /// A byte of the device's configuration.
+    pub fn config_u8(self, offset: u64) -> u8 {
+        // SAFETY: as for `read`; the configuration allows accesses of its fields' widths.
+        unsafe { self.pointer(register::CONFIG + offset).cast::<u8>().read_volatile() }
     }
 
     /// A 16-bit number of the device's configuration.

@@ -30,6 +30,7 @@ impl Executable {
     /// # Errors
     /// Those of the file.
     pub fn new(file: FileRef, path: Vec<u8>) -> Result<Self> {
+        file.inode().prepare_mapping()?;
         let metadata = file.metadata()?;
         let label = FileLabel { device: metadata.device, inode: metadata.number, path };
         Ok(Self { size: metadata.size, label: Arc::new(label), source: file })

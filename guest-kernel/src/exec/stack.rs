@@ -21,6 +21,11 @@ const MINIMUM_GAP: u64 = 128 << 20;
 /// Of the stack, this much exists from the start, as with Linux's `setup_arg_pages`.
 const INITIAL: u64 = 128 << 10;
 
+/// What of `struct rseq` (linux/rseq.h) the kernel fills in: up to `mm_cid`.
+pub const RSEQ_FEATURE_SIZE: u64 = 28;
+/// How that has to be aligned.
+pub const RSEQ_ALIGN: u64 = 32;
+
 const STACK_RIGHTS: Protection = Protection(3);
 
 /// The stack's pages while they are being written, from the highest one down.
@@ -79,6 +84,8 @@ mod auxiliary {
     pub const EXECFN: u64 = 31;
     pub const SYSINFO_EHDR: u64 = 33;
     pub const MINSIGSTKSZ: u64 = 51;
+    pub const RSEQ_FEATURE_SIZE: u64 = 27;
+    pub const RSEQ_ALIGN: u64 = 28;
 }
 
 /// Strings one after the other, each followed by NUL.
@@ -195,7 +202,7 @@ pub fn fill(
     let count = addresses(start.arguments, arguments_at, &mut words)?;
     words[0] = count as u64;
     addresses(start.environment, environment_at, &mut words)?;
-    words.try_reserve(2 * 21).map_err(|_| Errno::ENOMEM)?;
+    words.try_reserve(2 * 23).map_err(|_| Errno::ENOMEM)?;
     let before_auxiliary = words.len() as u64 * 8;
     let [uid, euid, gid, egid] = start.ids.map(u64::from);
     for (kind, value) in [
@@ -219,6 +226,8 @@ pub fn fill(
         (auxiliary::HWCAP2, start.hwcap2),
         (auxiliary::EXECFN, path_at),
         (auxiliary::PLATFORM, platform_at),
+        (auxiliary::RSEQ_FEATURE_SIZE, RSEQ_FEATURE_SIZE),
+        (auxiliary::RSEQ_ALIGN, RSEQ_ALIGN),
         (auxiliary::NULL, 0),
     ] {
         words.push(kind);

@@ -4,10 +4,11 @@ use super::metadata::{Metadata, S_IFIFO, devices};
 use super::services::services;
 use super::stream::{Events, Stream};
 use crate::errno::{Errno, Result};
-use crate::memory::{UserReader, UserWriter};
+use crate::memory::{UserPtr, UserReader, UserWriter};
 use crate::sched::WaitQueue;
 use airlock_abi::console::{PORT_STDERR, PORT_STDIN, PORT_STDOUT};
 use alloc::vec::Vec;
+use linux_raw_sys::ioctl::FIONREAD;
 
 /// One of the three ports. To the program it is a pipe that someone else made.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +78,20 @@ impl Stream for Console {
         } else {
             None
         }
+    }
+
+    /// As of a pipe.
+    fn ioctl(&self, request: u32, argument: u64) -> Result<i32> {
+        if request != FIONREAD {
+            return Err(Errno::ENOTTY);
+        }
+        let count = if self.is_input() {
+            services().ok_or(Errno::EIO)?.console_available(self.port)?
+        } else {
+            0
+        };
+        UserPtr::<i32>::new(argument).write(i32::try_from(count).unwrap_or(i32::MAX))?;
+        Ok(0)
     }
 
     fn poll(&self) -> Events {

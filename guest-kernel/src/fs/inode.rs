@@ -1,7 +1,9 @@
 //! Inodes: files, apart from their names.
 
 use super::erofs::{self, Run};
-use super::metadata::{Metadata, PERMISSIONS, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, devices};
+use super::metadata::{Metadata, PERMISSIONS, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG};
+use super::mount::Location;
+use super::ninep;
 use super::open_file::FileRef;
 use super::root::FileSystem;
 use super::source::Source;
@@ -25,6 +27,8 @@ pub enum Inode {
     Synthetic(synthetic::Node),
     /// A pipe, a console port: something that has no name in the tree.
     Stream(StreamRef),
+    /// A file of a volume.
+    Volume(Arc<ninep::Node>),
 }
 
 /// Where a symbolic link leads.
@@ -32,7 +36,7 @@ pub enum Target {
     /// To the file with this path.
     Path(Vec<u8>),
     /// To this very file, whatever its path (`/proc/self/cwd`).
-    File(Inode),
+    File(Location),
     /// To the file that is open there (`/proc/self/fd/3`).
     Open(FileRef),
 }
@@ -47,6 +51,8 @@ pub(super) enum State {
     Synthetic(synthetic::Node),
     /// Without a name.
     Stream(StreamRef),
+    /// On the host.
+    Volume(Arc<ninep::Node>),
 }
 
 impl Inode {
@@ -60,6 +66,7 @@ impl Inode {
             Self::Memory(node) => Ok(State::Memory(node.clone())),
             Self::Synthetic(node) => Ok(State::Synthetic(*node)),
             Self::Stream(stream) => Ok(State::Stream(stream.clone())),
+            Self::Volume(node) => Ok(State::Volume(node.clone())),
         }
     }
 
@@ -72,6 +79,7 @@ impl Inode {
             Self::Image(file_system, number) => file_system.change(*number),
             Self::Memory(node) => Ok(node.clone()),
             Self::Synthetic(_) | Self::Stream(_) => Err(Errno::EPERM),
+            Self::Volume(_) => Err(Errno::EOPNOTSUPP),
         }
     }
 
@@ -106,6 +114,7 @@ impl Inode {
             Self::Memory(node) => node.number(),
             Self::Synthetic(node) => node.number(),
             Self::Stream(stream) => stream.metadata().number,
+            Self::Volume(node) => node.number(),
         }
     }
 
@@ -117,7 +126,23 @@ impl Inode {
             }
             (Self::Memory(a), Self::Memory(b)) => Arc::ptr_eq(a, b),
             (Self::Synthetic(a), Self::Synthetic(b)) => a.is(b),
+            (Self::Volume(a), Self::Volume(b)) => Arc::ptr_eq(a, b),
             _ => false,
+        }
+    }
+
+    /// What tells it from all other files that there are: its file system, and the number there. Unlike a
+    /// reference, it does not keep the file.
+    pub fn identity(&self) -> (u64, u64) {
+        match self {
+            Self::Image(file_system, number) => (file_system.device(), *number),
+            Self::Memory(node) => (node.file_system().device(), node.number()),
+            Self::Volume(node) => (node.device(), node.number()),
+            Self::Synthetic(node) => (node.metadata().device, node.number()),
+            Self::Stream(stream) => {
+                let metadata = stream.metadata();
+                (metadata.device, metadata.number)
+            }
         }
     }
 
@@ -131,6 +156,7 @@ impl Inode {
             State::Memory(node) => node.attributes().mode,
             State::Synthetic(node) => node.mode(),
             State::Stream(stream) => stream.metadata().mode,
+            State::Volume(node) => node.mode()?,
         })
     }
 
@@ -141,11 +167,12 @@ impl Inode {
     pub fn metadata(&self) -> Result<Metadata> {
         Ok(match self.state()? {
             State::Image(file_system, inode) => {
-                Metadata { device: devices::ROOT, ..inode.metadata(file_system.image())? }
+                Metadata { device: file_system.device(), ..inode.metadata(file_system.image())? }
             }
             State::Memory(node) => node.metadata(),
             State::Synthetic(node) => node.metadata(),
             State::Stream(stream) => stream.metadata(),
+            State::Volume(node) => node.metadata()?,
         })
     }
 
@@ -170,6 +197,7 @@ impl Inode {
             return Ok((inode, false));
         }
         match self.state()? {
+            State::Volume(node) => node.lookup(name),
             State::Image(file_system, inode) => {
                 let entry = inode.find(file_system.image(), name)?;
                 Ok((Self::Image(file_system, entry.number), entry.is_link()))
@@ -195,7 +223,13 @@ impl Inode {
                 Ok(Self::Image(file_system, entry.number))
             }
             State::Memory(node) => {
-                let moved = node.directory()?.lock().parent.clone();
+                let (moved, is_root) = {
+                    let names = node.directory()?.lock();
+                    (names.parent.clone(), names.is_root())
+                };
+                if is_root {
+                    return Ok(self.clone());
+                }
                 let file_system = node.file_system();
                 let in_image = || {
                     let inode = file_system.image().inode(node.number())?;
@@ -205,6 +239,7 @@ impl Inode {
                 moved.map_or_else(in_image, Ok)
             }
             State::Synthetic(node) => node.parent(),
+            State::Volume(node) => Ok(Self::Volume(node.parent())),
             State::Stream(_) => Err(Errno::ENOTDIR),
         }
     }
@@ -221,6 +256,7 @@ impl Inode {
                 _ => Err(Errno::EINVAL),
             },
             State::Synthetic(node) => node.target(),
+            State::Volume(node) => node.target().map(Target::Path),
             State::Stream(_) => Err(Errno::EINVAL),
         }
     }
@@ -229,7 +265,7 @@ impl Inode {
     ///
     /// # Errors
     /// As for [`Self::target`].
-    pub fn link_text(&self, root: &Self) -> Result<Vec<u8>> {
+    pub fn link_text(&self, root: &Location) -> Result<Vec<u8>> {
         match self.target()? {
             Target::Path(path) => Ok(path),
             Target::File(file) => {
@@ -301,6 +337,7 @@ impl Inode {
             }
             State::Memory(node) => node.directory()?.lock().list(position, each),
             State::Synthetic(node) => node.list(position, each),
+            State::Volume(node) => node.list(position, each),
             State::Stream(_) => Err(Errno::ENOTDIR),
         }
     }
@@ -317,6 +354,7 @@ impl Inode {
                 _ => node.metadata().size,
             },
             State::Synthetic(_) | State::Stream(_) => 0,
+            State::Volume(node) => node.metadata()?.size,
         })
     }
 
@@ -329,6 +367,7 @@ impl Inode {
             State::Image(file_system, inode) => read_image(file_system, &inode, offset, buffer),
             State::Memory(node) => node.file()?.read(offset, buffer),
             State::Synthetic(node) => read_text(&node.text()?, offset, buffer),
+            State::Volume(node) => node.read(offset, buffer),
             State::Stream(_) => Err(Errno::EINVAL),
         }
     }
@@ -357,6 +396,7 @@ impl Inode {
                 Ok(done)
             }
             State::Memory(node) => node.file()?.read_bytes(offset, target),
+            State::Volume(node) => node.read_bytes(offset, target),
             State::Synthetic(_) | State::Stream(_) => Err(Errno::EINVAL),
         }
     }
@@ -385,6 +425,9 @@ impl Inode {
         if let Self::Synthetic(_) = self {
             return Err(Errno::EIO);
         }
+        if let Self::Volume(node) = self {
+            return node.write(offset, data);
+        }
         check_regular(self.mode()?)?;
         let node = self.node()?;
         let file = node.file()?;
@@ -403,6 +446,9 @@ impl Inode {
     /// # Errors
     /// EISDIR, EINVAL if it has no content, EFBIG, ENOSPC.
     pub fn truncate(&self, size: u64) -> Result<()> {
+        if let Self::Volume(node) = self {
+            return node.truncate(size);
+        }
         let node = self.node()?;
         let file = node.file()?;
         let _turn = file.hold();
@@ -433,6 +479,7 @@ impl Inode {
             }
             State::Image(..) => self.node()?.file().map_err(|_| Errno::ENODEV)?.page(index, write),
             State::Memory(node) => node.file().map_err(|_| Errno::ENODEV)?.page(index, write),
+            State::Volume(node) => node.page(index, write),
             State::Synthetic(_) | State::Stream(_) => Err(Errno::ENODEV),
         }
     }
@@ -478,11 +525,26 @@ impl Inode {
         self.memory().ok_or(Errno::EINVAL)?.add_seals(add, is_executable)
     }
 
+    /// Before a file is mapped that nobody opened to be read: a program.
+    ///
+    /// # Errors
+    /// What the host says of its file.
+    pub fn prepare_mapping(&self) -> Result<()> {
+        match self {
+            Self::Volume(node) => node.prepare(false),
+            _ => Ok(()),
+        }
+    }
+
     /// Counts a shared mapping that may be written to, if it has to be.
     ///
     /// # Errors
-    /// EPERM if a seal is in the way.
+    /// EPERM if a seal is in the way; EINVAL for a file of the host, where what is written to memory would
+    /// not arrive, as for Linux's 9P without a cache.
     pub fn map_writable(&self) -> Result<bool> {
+        if let Self::Volume(_) = self {
+            return Err(Errno::EINVAL);
+        }
         self.memory().map_or(Ok(false), super::tmpfs::File::map_writable)
     }
 
@@ -500,6 +562,9 @@ impl Inode {
     pub fn set_permissions(&self, mode: u32) -> Result<()> {
         if let Self::Stream(stream) = self {
             return stream.set_permissions(mode & PERMISSIONS);
+        }
+        if let Self::Volume(node) = self {
+            return node.set_permissions(mode & PERMISSIONS);
         }
         if let Some(tty) = self.terminal() {
             tty.change_attributes(|attributes| {
@@ -520,6 +585,9 @@ impl Inode {
     /// # Errors
     /// EPERM for what is not stored.
     pub fn change_attributes(&self, change: impl FnOnce(&mut Attributes)) -> Result<()> {
+        if let Self::Volume(node) = self {
+            return node.change_attributes(change);
+        }
         match self.terminal() {
             Some(tty) => tty.change_attributes(change),
             None => self.node()?.change(change),
@@ -558,6 +626,10 @@ impl Inode {
     /// # Errors
     /// EUCLEAN.
     pub fn is_directory(&self) -> Result<bool> {
+        if let Self::Volume(node) = self {
+            // Without asking the host: this is called where nobody may sleep.
+            return Ok(node.is_directory());
+        }
         Ok(self.mode()? & S_IFMT == S_IFDIR)
     }
 

@@ -6,6 +6,8 @@
 use super::inode::Inode;
 use super::inotify;
 use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISVTX};
+use super::mount::Mount;
+use super::ninep;
 use super::path::Found;
 use super::permission::{EXECUTE, Subject, WRITE};
 use super::root::FileSystem;
@@ -26,6 +28,11 @@ impl Inode {
             Self::Memory(node) => Some(node.file_system()),
             _ => None,
         }
+    }
+
+    /// Whether it is a file that someone stores, here or on the host, and not one that is made up.
+    fn is_stored(&self) -> bool {
+        matches!(self, Self::Image(..) | Self::Memory(_) | Self::Volume(_))
     }
 }
 
@@ -68,6 +75,13 @@ pub fn create(found: &Found, mut new: New<'_>, subject: &Subject<'_>) -> Result<
     let makes_directory = new.mode & S_IFMT == S_IFDIR;
     if found.slash && !makes_directory {
         return Err(Errno::ENOENT);
+    }
+    if found.parent.is_stored() {
+        found.check_writable()?;
+    }
+    if let Inode::Volume(directory) = &found.parent {
+        may_change(&found.parent, subject)?;
+        return ninep::create(directory, found, &new);
     }
     let name = found.name.bytes();
     let Some(file_system) = found.parent.file_system() else {
@@ -125,13 +139,29 @@ pub fn create_memfd(directory: &Inode, new: &New<'_>, label: Vec<u8>, seals: u32
 ///
 /// # Errors
 /// EEXIST, EPERM for a directory, EXDEV, EACCES, ENOENT, ENOSPC.
-pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
+pub fn link(
+    file: &Inode,
+    mount: Option<&Arc<Mount>>,
+    found: &Found,
+    subject: &Subject<'_>,
+) -> Result<()> {
     found.check_name()?;
     if found.inode.is_some() {
         return Err(Errno::EEXIST);
     }
     if found.slash {
         return Err(Errno::ENOENT);
+    }
+    found.check_writable()?;
+    if !is_same_mount(mount, found.mount.as_ref()) {
+        return Err(Errno::EXDEV);
+    }
+    if let Inode::Volume(directory) = &found.parent {
+        may_change(&found.parent, subject)?;
+        if file.is_directory()? {
+            return Err(Errno::EPERM);
+        }
+        return ninep::link(file, directory, found);
     }
     let (Some(file_system), Some(there)) = (file.file_system(), found.parent.file_system()) else {
         return Err(Errno::EXDEV);
@@ -157,7 +187,11 @@ pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
     if directory.has_added(found.name.bytes()) {
         return Err(Errno::EEXIST);
     }
-    directory.insert(found.name.bytes(), file.clone())?;
+    file_system.usage.charge_link()?;
+    if let Err(error) = directory.insert(found.name.bytes(), file.clone()) {
+        file_system.usage.release_link();
+        return Err(error);
+    }
     drop(directory);
     node.change(|attributes| attributes.links += 1);
     parent.touch();
@@ -170,15 +204,33 @@ pub fn link(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
 ///
 /// # Errors
 /// As for [`link`].
-pub fn link_unnamed(file: &Inode, found: &Found, subject: &Subject<'_>) -> Result<()> {
-    let Inode::Memory(node) = file else { return link(file, found, subject) };
+pub fn link_unnamed(
+    file: &Inode,
+    mount: Option<&Arc<Mount>>,
+    found: &Found,
+    subject: &Subject<'_>,
+) -> Result<()> {
+    let Inode::Memory(node) = file else { return link(file, mount, found, subject) };
     if node.attributes().links > 0 {
-        return link(file, found, subject);
+        return link(file, mount, found, subject);
     }
     node.change(|attributes| attributes.links = 1);
-    let result = link(file, found, subject);
+    let result = link(file, mount, found, subject);
     node.change(|attributes| attributes.links -= 1);
+    if result.is_ok() {
+        // The first name is the file's own.
+        node.file_system().usage.release_link();
+    }
     result
+}
+
+/// Whether both were reached by the same mount: no name is made or moved across mounts, even where they
+/// show the same file system.
+fn is_same_mount(a: Option<&Arc<Mount>>, b: Option<&Arc<Mount>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        _ => false,
+    }
 }
 
 /// `unlink(2)`, or `rmdir(2)` if `wants_directory`.
@@ -194,23 +246,30 @@ pub fn remove(found: &Found, wants_directory: bool, subject: &Subject<'_>) -> Re
         _ => {}
     }
     found.check_name()?;
+    if found.parent.is_stored() {
+        found.check_writable()?;
+    }
     let inode = found.inode.as_ref().ok_or(Errno::ENOENT)?;
     let metadata = inode.metadata()?;
     if found.slash && !wants_directory {
         return Err(if is_directory(&metadata) { Errno::EISDIR } else { Errno::ENOTDIR });
     }
-    let Some(file_system) = found.parent.file_system() else {
+    if !found.parent.is_stored() {
         return Err(found.parent.refuses_change());
-    };
+    }
     may_remove(&found.parent, &metadata, subject)?;
     match (wants_directory, is_directory(&metadata)) {
         (true, false) => return Err(Errno::ENOTDIR),
         (false, true) => return Err(Errno::EISDIR),
         _ => {}
     }
-    if inode.file_system().is_none() {
+    if !inode.is_stored() || found.is_mount_point() {
         return Err(Errno::EBUSY);
     }
+    if let Inode::Volume(directory) = &found.parent {
+        return ninep::remove(directory, found, wants_directory);
+    }
+    let file_system = found.parent.file_system().ok_or(Errno::EROFS)?;
     let parent = changeable(&found.parent)?;
     let node = inode.node()?;
     let _tree = file_system.tree.lock();
@@ -254,7 +313,14 @@ fn lose_name(node: &Arc<Node>, parent: &Arc<Node>, was_directory: bool) {
         node.change(|attributes| attributes.links = 0);
         parent.change(|attributes| attributes.links = attributes.links.saturating_sub(1));
     } else {
-        node.change(|attributes| attributes.links = attributes.links.saturating_sub(1));
+        let mut left = 0;
+        node.change(|attributes| {
+            attributes.links = attributes.links.saturating_sub(1);
+            left = attributes.links;
+        });
+        if left > 0 {
+            node.file_system().usage.release_link();
+        }
     }
 }
 
@@ -274,17 +340,19 @@ pub enum Rename {
 /// # Errors
 /// As the man page says.
 pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> Result<()> {
-    let file_system = match (old.parent.file_system(), new.parent.file_system()) {
-        (Some(a), Some(b)) if core::ptr::eq(a, b) => a,
-        (None, None) => return Err(old.parent.refuses_change()),
-        _ => return Err(Errno::EXDEV),
-    };
+    if !is_same_mount(old.mount.as_ref(), new.mount.as_ref()) {
+        return Err(Errno::EXDEV);
+    }
+    if !old.parent.is_stored() {
+        return Err(old.parent.refuses_change());
+    }
     if old.name.is_special() {
         return Err(Errno::EBUSY);
     }
     if new.name.is_special() {
         return Err(if how == Rename::New { Errno::EEXIST } else { Errno::EBUSY });
     }
+    old.check_writable()?;
     old.check_name()?;
     let file = old.inode.as_ref().ok_or(Errno::ENOENT)?;
     new.check_name()?;
@@ -305,6 +373,21 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     {
         return Err(Errno::ENOTDIR);
     }
+    if let (Inode::Volume(from), Inode::Volume(to)) = (&old.parent, &new.parent) {
+        may_remove(&old.parent, &metadata, subject)?;
+        match &new.inode {
+            None => may_change(&new.parent, subject)?,
+            Some(victim) => may_remove(&new.parent, &victim.metadata()?, subject)?,
+        }
+        if old.is_mount_point() || new.is_mount_point() {
+            return Err(Errno::EBUSY);
+        }
+        return ninep::rename(from, to, old, new, how);
+    }
+    let file_system = match (old.parent.file_system(), new.parent.file_system()) {
+        (Some(a), Some(b)) if core::ptr::eq(a, b) => a,
+        _ => return Err(Errno::EXDEV),
+    };
     let old_parent = changeable(&old.parent)?;
     let new_parent = changeable(&new.parent)?;
     let _tree = file_system.tree.lock();
@@ -342,6 +425,8 @@ pub fn rename(old: &Found, new: &Found, how: Rename, subject: &Subject<'_>) -> R
     }
     // A mount point cannot be moved or replaced.
     if file.file_system().is_none()
+        || old.is_mount_point()
+        || new.is_mount_point()
         || victim.as_ref().is_some_and(|(inode, _)| inode.file_system().is_none())
     {
         return Err(Errno::EBUSY);

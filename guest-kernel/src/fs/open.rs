@@ -4,7 +4,8 @@ use super::context::Context;
 use super::executing::check_writable;
 use super::inode::Inode;
 use super::inotify;
-use super::metadata::{PERMISSIONS, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG};
+use super::metadata::{PERMISSIONS, S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG};
+use super::mount::{Location, NO_DEVICES};
 use super::namespace;
 use super::open_file::{FileRef, OpenFile};
 use super::path::{Found, Last, walk};
@@ -31,7 +32,7 @@ const TRANSIENT: u32 = O_CREAT | O_EXCL | O_NOCTTY | O_TRUNC | linux_raw_sys::ge
 /// As `open(2)` says.
 pub fn open(
     context: &Context,
-    start: &Inode,
+    start: &Location,
     path: Vec<u8>,
     flags: u32,
     mode: u32,
@@ -54,6 +55,7 @@ pub fn open(
         if !creates {
             return Err(Errno::ENOENT);
         }
+        found.check_writable()?;
         return create(context, found, flags, mode, subject);
     };
     if exclusive {
@@ -74,6 +76,14 @@ pub fn open(
         S_IFLNK => return Err(Errno::ELOOP),
         S_IFDIR if writes || creates || flags & O_TRUNC != 0 => return Err(Errno::EISDIR),
         _ => {}
+    }
+    if matches!(kind, S_IFCHR | S_IFBLK)
+        && found.mount.as_ref().is_some_and(|mount| mount.has(NO_DEVICES))
+    {
+        return Err(Errno::EACCES);
+    }
+    if kind == S_IFREG && (writes || flags & O_TRUNC != 0) {
+        found.check_writable()?;
     }
     subject.check(&inode, wanted(flags))?;
     if kind == S_IFREG && writes {
@@ -145,6 +155,7 @@ fn create_unnamed(
     if !directory.is_directory()? {
         return Err(Errno::ENOTDIR);
     }
+    found.check_writable()?;
     subject.check(&directory, WRITE | EXECUTE)?;
     let new = New {
         mode: S_IFREG | (mode & PERMISSIONS & !context.umask),
@@ -165,7 +176,7 @@ fn finish(inode: Inode, kind: u32, found: Found, flags: u32) -> Result<FileRef> 
         let stream = stream.unwrap_or_else(|| named.clone());
         OpenFile::stream(stream, inode, flags)
     } else {
-        OpenFile::new(inode, found.parent, found.name, stream, flags)
+        OpenFile::new(inode, found, stream, flags)
     };
     file.notify(IN_OPEN);
     Ok(Arc::new(file))
@@ -190,6 +201,10 @@ fn stream_of(inode: &Inode, kind: u32, flags: u32) -> Result<Option<StreamRef>> 
                 Some(error) => Err(error),
                 None => Ok(Some(stream.clone())),
             },
+        },
+        Inode::Volume(node) => match kind {
+            S_IFREG | S_IFDIR => node.prepare(flags & O_ACCMODE != O_RDONLY).map(|()| None),
+            _ => Err(Errno::ENXIO),
         },
         Inode::Image(..) | Inode::Memory(_) => match kind {
             S_IFREG | S_IFDIR => Ok(None),

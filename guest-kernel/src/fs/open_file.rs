@@ -3,8 +3,9 @@
 use super::epoll::Memberships;
 use super::inode::{Inode, read_text};
 use super::inotify;
-use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG};
-use super::path::{Name, path_of};
+use super::metadata::{Metadata, S_IFDIR, S_IFMT, S_IFREG, S_ISGID, S_ISUID};
+use super::mount::{Location, Mount, NO_SUID};
+use super::path::{Found, Name, path_of};
 use super::services::services;
 use super::stream::{Events, Seek, StreamRef};
 use super::tmpfs::Content;
@@ -39,6 +40,10 @@ enum Place {
 pub struct OpenFile {
     inode: Inode,
     place: Place,
+    /// The mount by which it was opened.
+    mount: Option<Arc<Mount>>,
+    /// Whether that mount counts it among the files that are open for writing.
+    writes: bool,
     /// Where reads and writes go, if not to the inode's content.
     stream: Option<StreamRef>,
     /// Access mode and file status flags.
@@ -71,16 +76,21 @@ pub enum Whence {
 
 impl OpenFile {
     /// Opens a file that was found by a path.
-    pub fn new(
-        inode: Inode,
-        parent: Inode,
-        name: Name,
-        stream: Option<StreamRef>,
-        flags: u32,
-    ) -> Self {
+    pub fn new(inode: Inode, found: Found, stream: Option<StreamRef>, flags: u32) -> Self {
+        let is_written = flags & O_PATH == 0 && flags & O_ACCMODE != O_RDONLY;
+        let writes = match &found.mount {
+            // What is not the mount's own content may be written by way of a read-only one, too.
+            Some(mount) if is_written && stream.is_none() => {
+                mount.begin_writing();
+                true
+            }
+            _ => false,
+        };
         Self {
             inode,
-            place: Place::Tree(parent, name),
+            place: Place::Tree(found.parent, found.name),
+            mount: found.mount,
+            writes,
             stream,
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
@@ -96,6 +106,8 @@ impl OpenFile {
         Self {
             inode,
             place: Place::Stream,
+            mount: None,
+            writes: false,
             stream: Some(stream),
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
@@ -111,6 +123,8 @@ impl OpenFile {
         Self {
             inode,
             place: Place::Unnamed,
+            mount: None,
+            writes: false,
             stream: None,
             flags: AtomicU32::new(flags),
             offset: AtomicU64::new(0),
@@ -127,6 +141,36 @@ impl OpenFile {
             Place::Tree(parent, name) => Some((parent.clone(), name.clone())),
             Place::Unnamed | Place::Stream => None,
         }
+    }
+
+    /// The mount by which it was opened, if it was opened by a path.
+    pub const fn mount(&self) -> Option<&Arc<Mount>> {
+        self.mount.as_ref()
+    }
+
+    /// The file and that mount.
+    pub fn location(&self) -> Option<Location> {
+        Some(Location { mount: self.mount.clone()?, inode: self.inode.clone() })
+    }
+
+    /// What `execve(2)` goes by: set-user-ID and set-group-ID bits are shown if they count for something.
+    ///
+    /// # Errors
+    /// EUCLEAN.
+    pub fn program_metadata(&self) -> Result<Metadata> {
+        let mut metadata = self.metadata()?;
+        if self.mount.as_ref().is_some_and(|mount| mount.has(NO_SUID)) {
+            metadata.mode &= !(S_ISUID | S_ISGID);
+        }
+        Ok(metadata)
+    }
+
+    /// Whether more than the content may be changed: a mount can be read-only for who holds a descriptor.
+    ///
+    /// # Errors
+    /// EROFS.
+    pub fn check_mount_writable(&self) -> Result<()> {
+        self.mount.as_ref().map_or(Ok(()), |mount| mount.check_writable())
     }
 
     /// The file.
@@ -441,7 +485,7 @@ impl OpenFile {
         let stored = match &self.inode {
             Inode::Image(file_system, number) => file_system.changed(*number),
             Inode::Memory(node) => Some(node.clone()),
-            Inode::Synthetic(_) | Inode::Stream(_) => None,
+            Inode::Synthetic(_) | Inode::Stream(_) | Inode::Volume(_) => None,
         };
         let target = match stored.as_ref().map(|node| node.content()) {
             Some(Content::File(file)) => file.seek_data(offset, hole)?,
@@ -519,7 +563,7 @@ impl OpenFile {
     ///
     /// # Errors
     /// ENAMETOOLONG, ENOMEM, EUCLEAN.
-    pub fn path(&self, root: &Inode) -> Result<Vec<u8>> {
+    pub fn path(&self, root: &Location) -> Result<Vec<u8>> {
         if let Some(label) = self.inode.label() {
             return Ok(label);
         }
@@ -530,14 +574,17 @@ impl OpenFile {
                 return Ok(self.stream.as_ref().map(|stream| stream.name()).unwrap_or_default());
             }
         };
-        if self.is_directory()? {
-            // Directories know where they are now.
-            return match path_of(root, &self.inode)? {
+        let Some(mount) = &self.mount else { return Ok(Vec::new()) };
+        if self.is_directory()? || self.inode.is(mount.root()) {
+            // Directories know where they are now, and so do mounts.
+            let here = Location { mount: mount.clone(), inode: self.inode.clone() };
+            return match path_of(root, &here)? {
                 Some(path) => Ok(path),
                 None => Ok(Vec::from(b"(deleted)")),
             };
         }
-        let mut path = path_of(root, parent)?.unwrap_or_default();
+        let parent_place = Location { mount: mount.clone(), inode: parent.clone() };
+        let mut path = path_of(root, &parent_place)?.unwrap_or_default();
         let is_there = parent.lookup(name.bytes()).is_ok_and(|inode| inode.is(&self.inode));
         path.try_reserve(name.bytes().len() + 16).map_err(|_| Errno::ENOMEM)?;
         if path.last() != Some(&b'/') {
@@ -568,6 +615,11 @@ impl Drop for OpenFile {
             super::locks::description_ended(self);
         }
         self.epolls.leave(self.stream.as_deref());
+        if self.writes
+            && let Some(mount) = &self.mount
+        {
+            mount.end_writing();
+        }
         if inotify::is_active() {
             let is_written = self.flags() & O_ACCMODE != O_RDONLY;
             self.notify_watchers(if is_written { IN_CLOSE_WRITE } else { IN_CLOSE_NOWRITE });

@@ -1,8 +1,10 @@
 //! From a path to a file (`path_resolution(7)`).
 
 use super::inode::{Inode, Target};
+use super::mount::{Location, Mount};
 use super::permission::Subject;
 use crate::errno::{Errno, Result};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 /// Longest path, with its NUL.
@@ -49,6 +51,9 @@ impl Name {
 
 /// Where a path leads.
 pub struct Found {
+    /// The mount of the file; of the directory, if there is no file, or the name is what is looked for.
+    /// A stream without a name is in none.
+    pub mount: Option<Arc<Mount>>,
     /// The directory that the last component is in.
     pub parent: Inode,
     /// The last component.
@@ -68,6 +73,32 @@ impl Found {
         if self.name.bytes().len() > NAME_MAX { Err(Errno::ENAMETOOLONG) } else { Ok(()) }
     }
 
+    /// Whether something is mounted on the name that was looked for ([`Last::Name`]).
+    pub fn is_mount_point(&self) -> bool {
+        match (&self.mount, &self.inode) {
+            (Some(mount), Some(inode)) => mount.on(inode).is_some(),
+            _ => false,
+        }
+    }
+
+    /// Whether names may be changed by way of the mount.
+    ///
+    /// # Errors
+    /// EROFS.
+    pub fn check_writable(&self) -> Result<()> {
+        self.mount.as_ref().map_or(Ok(()), |mount| mount.check_writable())
+    }
+
+    /// The file, and the mount by which it was reached.
+    ///
+    /// # Errors
+    /// As for [`Self::existing`]; EINVAL for a stream without a name.
+    pub fn location(mut self) -> Result<Location> {
+        let mount = self.mount.take();
+        let inode = self.existing()?;
+        Ok(Location { mount: mount.ok_or(Errno::EINVAL)?, inode })
+    }
+
     /// The file.
     ///
     /// # Errors
@@ -84,8 +115,8 @@ impl Found {
 /// ENOENT for an empty path or if anything but the last component is missing, ENOTDIR, ELOOP,
 /// ENAMETOOLONG, EACCES, ENOMEM.
 pub fn walk(
-    root: &Inode,
-    start: &Inode,
+    root: &Location,
+    start: &Location,
     mut path: Vec<u8>,
     last: Last,
     subject: &Subject<'_>,
@@ -93,7 +124,8 @@ pub fn walk(
     if path.is_empty() {
         return Err(Errno::ENOENT);
     }
-    let mut current = if path[0] == b'/' { root.clone() } else { start.clone() };
+    let Location { mut mount, inode: mut current } =
+        if path[0] == b'/' { root.clone() } else { start.clone() };
     let mut links = 0;
     let mut at = 0;
     let mut must_be_directory = false;
@@ -102,7 +134,13 @@ pub fn walk(
         if begin == path.len() {
             // Only slashes: the root. (What follows a component is dealt with below.)
             let name = Name { path, start: begin, end: begin };
-            return Ok(Found { parent: current.clone(), name, inode: Some(current), slash: true });
+            return Ok(Found {
+                mount: Some(mount),
+                parent: current.clone(),
+                name,
+                inode: Some(current),
+                slash: true,
+            });
         }
         let end = path[begin..]
             .iter()
@@ -121,7 +159,13 @@ pub fn walk(
                 return Err(Errno::ENOTDIR);
             }
             let name = Name { path, start: begin, end };
-            return Ok(Found { parent: current, name, inode: None, slash: must_be_directory });
+            return Ok(Found {
+                mount: Some(mount),
+                parent: current,
+                name,
+                inode: None,
+                slash: must_be_directory,
+            });
         }
         subject.check_search(&current)?;
         let makes = matches!(last, Last::Create | Last::CreateNew);
@@ -135,15 +179,25 @@ pub fn walk(
                 }
                 Ok((current.clone(), false))
             }
-            b".." if current.is(root) => Ok((current.clone(), false)),
-            b".." => current.parent().map(|parent| (parent, false)),
+            b".." => {
+                let here = Location { mount, inode: current.clone() };
+                let above = parent_of(here, root)?;
+                mount = above.mount;
+                Ok((above.inode, false))
+            }
             name => current.lookup_kind(name),
         };
         let (inode, is_link) = match found {
             Ok(found) => found,
             Err(Errno::ENOENT) if is_last => {
                 let name = Name { path, start: begin, end };
-                return Ok(Found { parent: current, name, inode: None, slash: must_be_directory });
+                return Ok(Found {
+                    mount: Some(mount),
+                    parent: current,
+                    name,
+                    inode: None,
+                    slash: must_be_directory,
+                });
             }
             Err(error) => return Err(error),
         };
@@ -153,6 +207,8 @@ pub fn walk(
             Last::Keep => slash,
             Last::Name | Last::CreateNew => false,
         };
+        let inode =
+            if last == Last::Name && is_last || is_link { inode } else { enter(&mut mount, inode) };
         if follow && is_link {
             links += 1;
             if links > MAX_LINKS {
@@ -161,7 +217,8 @@ pub fn walk(
             match inode.target()? {
                 Target::Path(target) => {
                     if target.first() == Some(&b'/') {
-                        current = root.clone();
+                        mount = root.mount.clone();
+                        current = root.inode.clone();
                     }
                     path = replace_front(target, &path[end..])?;
                     at = 0;
@@ -170,25 +227,41 @@ pub fn walk(
                     let inode = file.inode().clone();
                     let (parent, name) = file.place().unwrap_or((inode.clone(), Name::default()));
                     return Ok(Found {
+                        mount: file.mount().cloned(),
                         parent,
                         name,
                         inode: Some(inode),
                         slash: must_be_directory,
                     });
                 }
-                Target::File(inode) if is_last => {
+                Target::File(Location { mount, inode }) if is_last => {
                     let name = Name { path, start: end, end };
                     let slash = must_be_directory;
-                    return Ok(Found { parent: inode.clone(), name, inode: Some(inode), slash });
+                    let mount = Some(mount);
+                    return Ok(Found {
+                        mount,
+                        parent: inode.clone(),
+                        name,
+                        inode: Some(inode),
+                        slash,
+                    });
                 }
-                Target::File(inode) => current = inode,
-                Target::Open(file) => current = file.inode().clone(),
+                Target::File(location) => {
+                    mount = location.mount;
+                    current = location.inode;
+                }
+                Target::Open(file) => {
+                    // Nothing can be in a stream.
+                    mount = file.mount().cloned().ok_or(Errno::ENOTDIR)?;
+                    current = file.inode().clone();
+                }
             }
             continue;
         }
         if is_last {
             let name = Name { path, start: begin, end };
             return Ok(Found {
+                mount: Some(mount),
                 parent: current,
                 name,
                 inode: Some(inode),
@@ -197,6 +270,29 @@ pub fn walk(
         }
         current = inode;
     }
+}
+
+/// Goes on to what is mounted on a file.
+#[inline]
+fn enter(mount: &mut Arc<Mount>, mut inode: Inode) -> Inode {
+    while let Some(above) = mount.on(&inode) {
+        inode = above.root().clone();
+        *mount = above;
+    }
+    inode
+}
+
+/// Where `..` leads: out of mounts, but not out of `root`.
+fn parent_of(mut here: Location, root: &Location) -> Result<Location> {
+    while !here.is(root) {
+        if !here.is_mount_root() {
+            here.inode = here.inode.parent()?;
+            break;
+        }
+        let Some(point) = here.mount.point() else { break };
+        here = point;
+    }
+    Ok(here)
 }
 
 fn skip_slashes(path: &[u8], mut at: usize) -> usize {
@@ -213,20 +309,33 @@ fn replace_front(mut target: Vec<u8>, rest: &[u8]) -> Result<Vec<u8>> {
     Ok(target)
 }
 
-/// The absolute path of a directory below `root`, or `None` if it was removed or lies elsewhere.
+/// The absolute path below `root` of a directory, or of the file that a mount shows; `None` if it was
+/// removed or lies elsewhere.
 ///
 /// # Errors
 /// ENAMETOOLONG if it does not fit [`PATH_MAX`], EUCLEAN.
-pub fn path_of(root: &Inode, directory: &Inode) -> Result<Option<Vec<u8>>> {
+pub fn path_of(root: &Location, file: &Location) -> Result<Option<Vec<u8>>> {
     // Filled from the end, as the walk goes upwards.
     let mut reversed = Vec::new();
-    let mut current = directory.clone();
+    let mut current = file.clone();
     while !current.is(root) {
-        let parent = current.parent()?;
-        if parent.is(&current) {
-            return Ok(None);
-        }
-        let Some(name) = name_in(&parent, &current)? else { return Ok(None) };
+        let (parent, name) = if current.is_mount_root() {
+            let Some(point) = current.mount.point() else { return Ok(None) };
+            if point.is(root) || point.is_mount_root() {
+                // One mount on another: the path is that of the lower one.
+                current = point;
+                continue;
+            }
+            let Some(named) = current.mount.named_point() else { return Ok(None) };
+            named
+        } else {
+            let parent = current.inode.parent()?;
+            if parent.is(&current.inode) {
+                return Ok(None);
+            }
+            let Some(name) = name_in(&parent, &current.inode)? else { return Ok(None) };
+            (Location { mount: current.mount, inode: parent }, name)
+        };
         if reversed.len() + name.len() + 1 >= PATH_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
@@ -253,7 +362,7 @@ pub(super) fn name_in(parent: &Inode, child: &Inode) -> Result<Option<Vec<u8>>> 
         return Ok(Some(Vec::from(name)));
     }
     let number = child.number();
-    // /dev/shm is a directory in memory, whose number its table cannot hold.
+    // What a table makes up may have the numbers of something else.
     let is_made_up = matches!(parent, Inode::Synthetic(_));
     let mut found = None;
     parent.list(0, &mut |listed, _| {

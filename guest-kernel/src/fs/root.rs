@@ -7,64 +7,24 @@
 
 use super::erofs::Image;
 use super::inode::Inode;
-use super::metadata::{S_IFDIR, S_ISVTX};
+use super::metadata::{PERMISSIONS, S_IFDIR, device_number, devices};
+use super::mount::{Location, Namespace, Tmpfs};
 use super::tmpfs::{New, Node};
+use super::usage::Usage;
 use crate::errno::{Errno, Result};
 use crate::memory::{PAGE, PhysAddr, SharedBytes, frame};
 use crate::sync::SpinLock;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// How much memory files take, and may take.
-pub struct Usage {
-    bytes: AtomicU64,
-    limit: u64,
-}
-
-impl Usage {
-    /// Takes a share of the limit.
-    ///
-    /// # Errors
-    /// ENOSPC beyond it.
-    pub fn charge(&self, bytes: u64) -> Result<()> {
-        let add = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= self.limit);
-        match self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Errno::ENOSPC),
-        }
-    }
-
-    /// Takes a share, even beyond the limit.
-    pub fn charge_anyway(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// Gives a share back.
-    pub fn release(&self, bytes: u64) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-    }
-
-    /// Whether so much could be charged now.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        bytes <= self.limit.saturating_sub(self.used())
-    }
-
-    /// Bytes that are taken.
-    pub fn used(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that may be taken.
-    pub const fn limit(&self) -> u64 {
-        self.limit
-    }
-}
-
-/// A mounted root file system.
+/// A file system whose changes are in memory: the root, and each tmpfs, which has no image below it.
 pub struct FileSystem {
     image: Image,
+    /// The device number of its files.
+    device: u64,
     /// Changed files of the image, by inode number.
     changed: SpinLock<BTreeMap<u64, Arc<Node>>>,
     /// Whether there are any.
@@ -74,16 +34,30 @@ pub struct FileSystem {
     pub(super) tree: SpinLock<()>,
     /// Memory that files take.
     pub usage: Usage,
-    /// /dev/shm, once someone asked for it.
-    shared_memory: SpinLock<Option<Inode>>,
+}
+
+/// All file systems that were ever made for a tmpfs. One that nothing is left of serves the next, so that
+/// there are never more than were mounted, or kept by open files, at one time.
+static IN_MEMORY: SpinLock<Vec<&'static FileSystem>> = SpinLock::new(Vec::new());
+/// The minor number of the first one's device.
+const FIRST_DEVICE: u32 = 0x40;
+/// The number of a root directory, as on Linux.
+const ROOT_NUMBER: u64 = 1;
+
+/// Bytes that the files of all of them take.
+pub fn used_in_memory() -> u64 {
+    IN_MEMORY.lock().iter().map(|file_system| file_system.usage.used()).sum()
 }
 
 impl FileSystem {
-    /// Mounts an image; returns the root directory. Half of RAM may hold changes.
+    /// Mounts an image, and what is always in it. Half of RAM may hold changes.
     ///
     /// # Errors
     /// EINVAL, EUCLEAN as for [`Image::open`].
-    pub fn mount(bytes: SharedBytes<'static>, start: PhysAddr) -> Result<Inode> {
+    pub fn mount(
+        bytes: SharedBytes<'static>,
+        start: PhysAddr,
+    ) -> Result<(Arc<Namespace>, Location)> {
         Self::mount_with_limit(bytes, start, frame::total() / 2 * PAGE)
     }
 
@@ -95,40 +69,60 @@ impl FileSystem {
         bytes: SharedBytes<'static>,
         start: PhysAddr,
         limit: u64,
-    ) -> Result<Inode> {
+    ) -> Result<(Arc<Namespace>, Location)> {
         let image = Image::open(bytes, start)?;
-        // A mount lasts as long as the kernel.
-        let file_system: &'static Self = Box::leak(Box::new(Self {
-            image,
-            changed: SpinLock::new(BTreeMap::new()),
-            any_changed: AtomicBool::new(false),
-            next_number: AtomicU64::new(image.first_free_number()),
-            tree: SpinLock::new(()),
-            usage: Usage { bytes: AtomicU64::new(0), limit },
-            shared_memory: SpinLock::new(None),
-        }));
-        Ok(Inode::Image(file_system, image.root()))
+        let first = image.first_free_number();
+        let file_system = Self::leak(image, devices::ROOT, first, Usage::of_bytes(limit));
+        Namespace::first(file_system)
     }
 
-    /// The root directory.
+    /// A file system lasts as long as the kernel, though its files do not.
+    fn leak(image: Image, device: u64, first_number: u64, usage: Usage) -> &'static Self {
+        Box::leak(Box::new(Self {
+            image,
+            device,
+            changed: SpinLock::new(BTreeMap::new()),
+            any_changed: AtomicBool::new(false),
+            next_number: AtomicU64::new(first_number),
+            tree: SpinLock::new(()),
+            usage,
+        }))
+    }
+
+    /// An empty file system in memory, and its root directory.
+    ///
+    /// # Errors
+    /// ENOSPC, ENOMEM.
+    pub(super) fn in_memory(options: &Tmpfs) -> Result<(&'static Self, Inode)> {
+        let mut all = IN_MEMORY.lock();
+        let file_system = match all.iter().find(|other| other.usage.is_unused()) {
+            Some(unused) => *unused,
+            None => {
+                frame::check_room()?;
+                all.try_reserve(1).map_err(|_| Errno::ENOMEM)?;
+                let index = u32::try_from(all.len()).map_err(|_| Errno::ENOSPC)?;
+                let device = device_number(0, FIRST_DEVICE + index);
+                let usage = Usage::of_bytes_and_nodes(0, 0);
+                let new = Self::leak(Image::EMPTY, device, ROOT_NUMBER + 1, usage);
+                all.push(new);
+                new
+            }
+        };
+        file_system.usage.set_limits(options.size(), options.nodes())?;
+        let mode = S_IFDIR | options.mode & PERMISSIONS;
+        let new = New { mode, user: options.user, group: options.group, special: 0, target: &[] };
+        let root = Node::new_root(file_system, &new, ROOT_NUMBER)?;
+        Ok((file_system, Inode::Memory(root)))
+    }
+
+    /// The root directory of the image.
     pub const fn root(&'static self) -> Inode {
         Inode::Image(self, self.image.root())
     }
 
-    /// The directory of ordinary files that is /dev/shm; made at its first use.
-    ///
-    /// # Errors
-    /// ENOSPC.
-    pub(super) fn shared_memory(&'static self, parent: Inode) -> Result<Inode> {
-        let mut directory = self.shared_memory.lock();
-        if let Some(directory) = &*directory {
-            return Ok(directory.clone());
-        }
-        let new =
-            New { mode: S_IFDIR | S_ISVTX | 0o777, user: 0, group: 0, special: 0, target: &[] };
-        let node = Node::new(self, &new, &parent)?;
-        node.change(|attributes| attributes.links = 2);
-        Ok(directory.insert(Inode::Memory(node)).clone())
+    /// The device number of its files.
+    pub const fn device(&self) -> u64 {
+        self.device
     }
 
     /// The image below.

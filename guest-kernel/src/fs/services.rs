@@ -55,6 +55,11 @@ pub trait Services: Sync {
     /// Whether [`Self::console_read`] would return at once.
     fn console_readable(&self, port: u32) -> bool;
 
+    /// How many bytes of input have arrived at a port.
+    ///
+    /// # Errors
+    /// EIO without a console.
+    fn console_available(&self, port: u32) -> Result<usize>;
     /// Whom to wait with for [`Self::console_readable`] to change.
     fn console_queue(&self, port: u32) -> &WaitQueue;
 

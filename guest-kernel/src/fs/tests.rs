@@ -50,7 +50,7 @@ fn unmake(context: &Context, path: &str, directory: bool) -> Result<(), Errno> {
 }
 
 fn used(context: &Context) -> u64 {
-    context.root.file_system().expect("a file system").usage.used()
+    context.root.inode.file_system().expect("a file system").usage.used()
 }
 
 #[test]
@@ -117,13 +117,13 @@ fn a_deep_chain_of_removed_directories_is_dropped_without_recursion() {
     let mut context = mount(SMALL, 1 << 30);
     let depth = 50_000;
     for _ in 0..depth {
-        context.directory = make(&context, "d", S_IFDIR | 0o755).expect("a directory");
+        context.directory.inode = make(&context, "d", S_IFDIR | 0o755).expect("a directory");
     }
-    let bottom = context.directory.clone();
+    let bottom = context.directory.inode.clone();
     assert_eq!(context.working_directory(), Err(Errno::ENAMETOOLONG));
     // Removed from the bottom up; the bottom keeps the one above, and so on.
     for _ in 0..depth {
-        context.directory = context.directory.parent().expect("a parent");
+        context.directory.inode = context.directory.inode.parent().expect("a parent");
         unmake(&context, "d", true).expect("removed");
     }
     let thread = std::thread::Builder::new().stack_size(64 << 10);
@@ -253,12 +253,12 @@ fn made_up_files_are_there_under_every_image() {
     let shared = open_path(&context, "/dev/shm/s", O_CREAT | O_RDWR).expect("a file");
     assert_eq!(shared.path(&context.root), Ok(b"/dev/shm/s".to_vec()));
     let mut inside = context.clone();
-    inside.directory =
-        open_path(&context, "/sys/devices/system", 0).expect("a directory").inode().clone();
+    let opened = open_path(&context, "/sys/devices/system", 0).expect("a directory");
+    inside.directory = opened.location().expect("a mount");
     assert_eq!(inside.working_directory(), Ok(b"/sys/devices/system".to_vec()));
     assert!(open_path(&inside, "../../../proc/sys/vm", 0).is_ok());
     let mut names = Vec::new();
-    let root = &context.root;
+    let root = &context.root.inode;
     root.list(0, &mut |listed, _| {
         names.push(Vec::from(listed.name));
         true

@@ -10,42 +10,12 @@
 
 use super::address::{PAGE, PAGE_SIZE, PhysAddr, usize_from};
 use super::bytes::SharedBytes;
+use super::pool::{ORDERS, Pool};
 use crate::errno::{Errno, Result};
 use crate::sync::SpinLock;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-/// Blocks of 2^0 to 2^(ORDERS-1) frames can be asked for.
-const ORDERS: usize = 11;
-/// End of a list of free blocks. No block starts at guest-physical address 0.
-const NONE: u64 = 0;
-
-struct Pool {
-    /// Untouched RAM: zeroes.
-    fresh: [Region; 2],
-    /// Used and freed blocks, by order: address of the first.
-    used: [u64; ORDERS],
-    /// Bit n: there are used blocks of order n.
-    used_orders: u32,
-    /// Frames in `fresh` and `used` together.
-    free: u64,
-}
-
-#[derive(Clone, Copy)]
-struct Region {
-    next: u64,
-    end: u64,
-}
-
-impl Region {
-    const EMPTY: Self = Self { next: 0, end: 0 };
-}
-
-static POOL: SpinLock<Pool> = SpinLock::new(Pool {
-    fresh: [Region::EMPTY; 2],
-    used: [NONE; ORDERS],
-    used_orders: 0,
-    free: 0,
-});
+static POOL: SpinLock<Pool> = SpinLock::new(Pool::EMPTY);
 /// Reference counts of the frames of both regions, one after the other.
 static COUNTS: [CountTable; 2] = [const { CountTable::new() }; 2];
 static TOTAL: AtomicU64 = AtomicU64::new(0);
@@ -89,14 +59,13 @@ pub unsafe fn init(ranges: [(u64, u64); 2]) {
         COUNTS[index].table.store(start, Ordering::Relaxed);
         let next = start + table_bytes;
         if next < end {
-            pool.fresh[index] = Region { next, end };
-            pool.free += (end - next) / PAGE;
+            pool.add_fresh(index, next, end);
         }
         total += frames;
     }
     TOTAL.store(total, Ordering::Relaxed);
     // Enough for the kernel's own tables of what is left: 1/32, but at least 64 KiB.
-    RESERVE.store((pool.free / 32).max(16), Ordering::Relaxed);
+    RESERVE.store((pool.free() / 32).max(16), Ordering::Relaxed);
 }
 
 /// Chooses which free frames are handed out first when zeroes are wanted.
@@ -111,7 +80,7 @@ pub fn total() -> u64 {
 
 /// Frames that are free now.
 pub fn free() -> u64 {
-    POOL.lock().free
+    POOL.lock().free()
 }
 
 /// Whether there is memory for more than the kernel itself needs to go on.
@@ -159,7 +128,8 @@ fn last_resort() -> u64 {
     RESERVE.load(Ordering::Relaxed) / 4
 }
 
-fn count_of(address: u64) -> &'static AtomicU32 {
+/// The reference count of the frame at a guest-physical address.
+pub fn count_of(address: u64) -> &'static AtomicU32 {
     for region in &COUNTS {
         let start = region.start.load(Ordering::Relaxed);
         if address >= start && address < region.end.load(Ordering::Relaxed) {
@@ -171,48 +141,6 @@ fn count_of(address: u64) -> &'static AtomicU32 {
         }
     }
     unreachable!("frame {address:#x} is not RAM");
-}
-
-impl Pool {
-    fn take_fresh(&mut self, order: usize) -> Option<u64> {
-        let bytes = PAGE << order;
-        for region in &mut self.fresh {
-            if region.end - region.next >= bytes {
-                let address = region.next;
-                region.next += bytes;
-                self.free -= 1 << order;
-                return Some(address);
-            }
-        }
-        None
-    }
-
-    fn take_used(&mut self, order: usize) -> Option<u64> {
-        let large_enough = self.used_orders >> order;
-        if large_enough == 0 {
-            return None;
-        }
-        let have = order + large_enough.trailing_zeros() as usize;
-        let address = self.used[have];
-        // SAFETY: blocks on the list are free RAM whose first 8 bytes hold the next block's address.
-        let next = unsafe { PhysAddr(address).to_pointer().cast::<u64>().read() };
-        self.used[have] = next;
-        if next == NONE {
-            self.used_orders &= !(1 << have);
-        }
-        self.free -= 1 << order;
-        for split in order..have {
-            self.link(address + (PAGE << split), split);
-        }
-        Some(address)
-    }
-
-    fn link(&mut self, address: u64, order: usize) {
-        // SAFETY: the block is free, so that its bytes are ours to use for the list.
-        unsafe { PhysAddr(address).to_pointer().cast::<u64>().write(self.used[order]) };
-        self.used[order] = address;
-        self.used_orders |= 1 << order;
-    }
 }
 
 /// Whether the content of an allocation matters.
@@ -232,7 +160,7 @@ pub fn allocate_block(order: usize, content: Content) -> Option<PhysAddr> {
     let prefer_fresh = content == Content::Zeroes && CLEARING_IS_DEAR.load(Ordering::Relaxed);
     let (address, dirty) = {
         let mut pool = POOL.lock();
-        let left = pool.free.saturating_sub(1 << order);
+        let left = pool.free().saturating_sub(1 << order);
         if order > 0 && left < last_resort() {
             return None;
         }
@@ -271,8 +199,51 @@ fn note_pressure() {
 /// The block was allocated with this order, and nothing refers to it any more.
 pub unsafe fn free_block(address: PhysAddr, order: usize) {
     let mut pool = POOL.lock();
-    pool.link(address.0, order);
-    pool.free += 1 << order;
+    pool.give_back(address.0, order);
+    #[cfg(target_os = "none")]
+    if pool.is_report_due() {
+        drop(pool);
+        super::reporting::ask();
+    }
+}
+
+/// Sets the free frames apart that shall be looked at for a report to the host.
+pub fn begin_report() {
+    POOL.lock().begin_report();
+}
+
+/// Takes free frames out that shall be looked at, by number, as long as plenty are left; 0 if there are none.
+pub fn take_candidates(numbers: &mut [u32]) -> usize {
+    let mut pool = POOL.lock();
+    let plenty = RESERVE.load(Ordering::Relaxed) + 2 * numbers.len() as u64;
+    if pool.free() <= plenty {
+        return 0;
+    }
+    pool.take_candidates(numbers)
+}
+
+/// Puts one back that was not reported.
+///
+/// # Safety
+/// It came from [`take_candidates`], and is put back once.
+pub unsafe fn put_back(number: u32) {
+    POOL.lock().put_back(number);
+}
+
+/// Puts frames back that the host knows to be free.
+///
+/// # Safety
+/// They came from [`take_candidates`], and are put back once.
+pub unsafe fn put_back_reported(numbers: core::ops::Range<u32>) {
+    let mut pool = POOL.lock();
+    for number in numbers {
+        pool.put_back_reported(number);
+    }
+}
+
+/// The report is finished: the next one is due when enough has been freed again. True if it is now.
+pub fn end_report() -> bool {
+    POOL.lock().end_report()
 }
 
 /// One reference to a frame of RAM that programs can map. The frame is freed with the last one.

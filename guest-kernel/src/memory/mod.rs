@@ -3,10 +3,15 @@
 mod address;
 pub mod areas;
 mod bytes;
+pub mod concurrency;
 pub mod frame;
 #[cfg(target_os = "none")]
 pub mod heap;
 pub mod page_table;
+pub mod pool;
+#[cfg(target_os = "none")]
+pub mod reporting;
+pub mod runs;
 pub mod space;
 pub mod user;
 

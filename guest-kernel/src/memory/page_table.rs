@@ -10,7 +10,7 @@
 
 use super::address::{PAGE, PhysAddr, usize_from};
 use super::frame::{Content, Frame};
-use crate::arch::cpu;
+use crate::arch::tlb;
 use crate::errno::Result;
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -125,8 +125,8 @@ impl<'a> Gone<'a> {
     /// A page whose entry was this and is now 0.
     fn page(&mut self, address: u64, entry: Entry) {
         self.pages += 1;
-        if cpu::is_only_one() {
-            cpu::flush_page(address);
+        if tlb::is_only_one() {
+            tlb::flush_page(address);
             if entry.is_owned() {
                 // SAFETY: the entry held this reference, and is gone.
                 drop(unsafe { Frame::from_raw(entry.address()) });
@@ -146,8 +146,8 @@ impl<'a> Gone<'a> {
     /// A leaf table that others go on using, which the entry above no longer leads to.
     fn leaf(&mut self, above: u64, pages: u64) {
         self.pages += pages;
-        cpu::flush_all();
-        cpu::flush_tables_elsewhere(self.table.root());
+        tlb::flush_all();
+        tlb::flush_tables_elsewhere(self.table.root());
         self.remembered = false;
         self.settle();
         release_leaf(above);
@@ -155,8 +155,8 @@ impl<'a> Gone<'a> {
 
     fn settle(&mut self) {
         if core::mem::take(&mut self.remembered) {
-            cpu::flush_all();
-            cpu::flush_elsewhere(self.table.root());
+            tlb::flush_all();
+            tlb::flush_elsewhere(self.table.root());
         }
         for frame in &self.frames[..core::mem::take(&mut self.count)] {
             // SAFETY: the entry held this reference, and is gone.
@@ -482,8 +482,8 @@ impl PageTable {
         above.store(new_value, Ordering::Release);
         // The processor may remember the old table; forgetting any page makes it forget that, too (SDM
         // volume 3, section 4.10.4.1). Others as well, before someone else changes that table.
-        cpu::flush_page(0);
-        cpu::flush_tables_elsewhere(self.root());
+        tlb::flush_page(0);
+        tlb::flush_tables_elsewhere(self.root());
         release_leaf(value);
         Ok(new_value)
     }

@@ -20,8 +20,9 @@ use super::address::{PAGE, PhysAddr, USER_END, page_ceil, page_floor};
 use super::areas::{
     Area, AreaFlags, Areas, Backing, Bounds, LOWEST, Label, Protection, STACK_GUARD,
 };
+use super::concurrency::ConcurrencyIds;
 use super::page_table::{PageTable, flag};
-use crate::arch::cpu::{flush_elsewhere, flush_page};
+use crate::arch::tlb::{flush_elsewhere, flush_page};
 use crate::errno::{Errno, Result};
 use crate::signal::Fault;
 use crate::sync::{SpinLock, SpinLockGuard};
@@ -123,6 +124,8 @@ pub struct AddressSpace {
     table: PageTable,
     /// `MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED`.
     pub expects_barriers: AtomicBool,
+    /// Of those that run with it.
+    pub concurrency_ids: ConcurrencyIds,
 }
 
 impl Drop for AddressSpace {
@@ -149,6 +152,7 @@ impl AddressSpace {
             inner: SpinLock::new(inner),
             table: PageTable::new(kernel, kernel_slots)?,
             expects_barriers: AtomicBool::new(false),
+            concurrency_ids: ConcurrencyIds::new(),
         })
     }
 

@@ -2,12 +2,12 @@
 
 use super::Identity;
 use crate::errno::{Errno, Result};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use linux_raw_sys::net::{
     SO_ACCEPTCONN, SO_BROADCAST, SO_DEBUG, SO_DOMAIN, SO_DONTROUTE, SO_ERROR, SO_KEEPALIVE,
-    SO_LINGER, SO_OOBINLINE, SO_PASSCRED, SO_PRIORITY, SO_PROTOCOL, SO_RCVBUF, SO_RCVBUFFORCE,
-    SO_RCVLOWAT, SO_RCVTIMEO, SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF, SO_SNDBUFFORCE, SO_SNDLOWAT,
-    SO_SNDTIMEO, SO_TIMESTAMP, SO_TYPE,
+    SO_LINGER, SO_OOBINLINE, SO_PASSCRED, SO_PEEK_OFF, SO_PRIORITY, SO_PROTOCOL, SO_RCVBUF,
+    SO_RCVBUFFORCE, SO_RCVLOWAT, SO_RCVTIMEO, SO_REUSEADDR, SO_REUSEPORT, SO_SNDBUF,
+    SO_SNDBUFFORCE, SO_SNDLOWAT, SO_SNDTIMEO, SO_TIMESTAMP, SO_TYPE,
 };
 
 /// Buffers that a new socket has, as it tells them (`/proc/sys/net/core/wmem_default`).
@@ -68,6 +68,8 @@ pub struct Options {
     receive_buffer: AtomicU32,
     receive_low: AtomicU32,
     priority: AtomicU32,
+    /// Where a look begins; negative for at the start, always.
+    peek_offset: AtomicI32,
     /// Seconds + 1; 0 for off.
     linger: AtomicU64,
     /// Nanoseconds that a call waits at most; 0 for without limit.
@@ -90,6 +92,7 @@ impl Options {
             receive_buffer: AtomicU32::new(DEFAULT_BUFFER),
             receive_low: AtomicU32::new(1),
             priority: AtomicU32::new(0),
+            peek_offset: AtomicI32::new(-1),
             linger: AtomicU64::new(0),
             receive_timeout: AtomicU64::new(0),
             send_timeout: AtomicU64::new(0),
@@ -104,6 +107,30 @@ impl Options {
     /// `SO_RCVLOWAT`.
     pub fn receive_low(&self) -> usize {
         usize::try_from(self.receive_low.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// Where a look (`MSG_PEEK`) begins, after that many bytes (`SO_PEEK_OFF`).
+    pub fn peek_offset(&self) -> usize {
+        usize::try_from(self.peek_offset.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    /// A look went on by so many bytes.
+    pub fn move_peek_offset(&self, count: usize) {
+        self.change_peek_offset(|offset| {
+            offset.saturating_add(i32::try_from(count).unwrap_or(i32::MAX))
+        });
+    }
+
+    /// So many bytes were taken from the start.
+    pub fn shift_peek_offset(&self, count: usize) {
+        self.change_peek_offset(|offset| {
+            offset.saturating_sub(i32::try_from(count).unwrap_or(i32::MAX)).max(0)
+        });
+    }
+
+    fn change_peek_offset(&self, change: impl Fn(i32) -> i32) {
+        let change = |offset: i32| (offset >= 0).then(|| change(offset));
+        let _ = self.peek_offset.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
     /// `SO_RCVTIMEO` in nanoseconds, if there is one.
@@ -163,6 +190,7 @@ impl Options {
             SO_RCVLOWAT => number(&self.receive_low),
             SO_SNDLOWAT => 1,
             SO_PRIORITY => number(&self.priority),
+            SO_PEEK_OFF => self.peek_offset.load(Ordering::Relaxed),
             SO_LINGER => {
                 let linger = self.linger.load(Ordering::Relaxed);
                 let seconds = i32::try_from(linger.saturating_sub(1)).unwrap_or(i32::MAX);
@@ -206,6 +234,7 @@ impl Options {
                 }
                 self.priority.store(number.cast_unsigned(), Ordering::Relaxed);
             }
+            SO_PEEK_OFF => self.peek_offset.store(number, Ordering::Relaxed),
             SO_LINGER => {
                 let seconds = value.get(4..8).and_then(|bytes| bytes.first_chunk());
                 let seconds = u32::from_le_bytes(*seconds.ok_or(Errno::EINVAL)?);

@@ -86,7 +86,6 @@ pub fn exit_thread(exit: Exit) -> ! {
         close_all(files);
     }
     drop((files, fs));
-    me.ended_ticks.fetch_add(me.task.ticks(), Ordering::Relaxed);
     // Once it is no longer among the threads, others may end the process and free its memory.
     let resident_peak = me.memory().resident().1;
     crate::memory::space::leave();
@@ -97,6 +96,10 @@ pub fn exit_thread(exit: Exit) -> ! {
         let mut life = me.life.lock();
         let at = life.threads.iter().position(|thread| thread.tid() == me.tid());
         let gone = at.map(|at| life.threads.remove(at));
+        life.ended.add(me.usage());
+        for (all, mine) in life.ended_samples.iter_mut().zip(me.task.samples()) {
+            *all += mine;
+        }
         if life.threads.is_empty() {
             life.last = (*me.name.lock(), me.credentials());
         }
@@ -289,6 +292,6 @@ fn end_machine(exit: Exit) -> ! {
 /// Ends the machine with the program's fate.
 pub fn exit_machine(exit: Exit) -> ! {
     // SAFETY: the exit device ends the machine.
-    unsafe { crate::arch::cpu::write_port(airlock_abi::layout::EXIT_PORT, exit.to_word()) };
-    crate::arch::cpu::halt_forever()
+    unsafe { crate::arch::instruction::write_port(airlock_abi::layout::EXIT_PORT, exit.to_word()) };
+    crate::arch::instruction::halt_forever()
 }

@@ -9,6 +9,7 @@ use crate::memory::areas::{Label, Protection};
 use crate::memory::{PAGE, usize_from};
 use crate::signal::{action, number};
 use crate::sync::SpinLock;
+use crate::time::clock::CpuTime;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
@@ -42,6 +43,7 @@ fn state(process: &Process, thread: Option<&Thread>) -> u8 {
 
 /// A process, by its oldest thread or as one of its threads.
 fn status(process: &Process, thread: Option<&Thread>, usage: &Usage, tid: Pid) -> ProcessStatus {
+    let ticks = |ticks: u64| crate::time::tsc_ns(ticks) / TICK_NS;
     let id = |pid: Pid| u32::try_from(pid).unwrap_or(0);
     let credentials = process.last_credentials(thread);
     let memory = process.shared_memory();
@@ -86,7 +88,7 @@ fn status(process: &Process, thread: Option<&Thread>, usage: &Usage, tid: Pid) -
         code: layout.code,
         stack: layout.stack_start,
         faults: usage.minor_faults,
-        times: (crate::time::tsc_ns(usage.ticks) / TICK_NS, 0),
+        times: (ticks(usage.ticks_of(CpuTime::User)), ticks(usage.system)),
         start: process.start_ns / TICK_NS,
         nice: thread.map_or(0, |thread| thread.task.nice()),
         policy: thread.map_or((0, 0), |thread| thread.task.policy().numbers()),
@@ -107,12 +109,7 @@ pub struct ThreadFacts(pub Arc<Thread>);
 impl ProcessFacts for ThreadFacts {
     fn status(&self) -> ProcessStatus {
         let thread = &self.0;
-        let usage = Usage {
-            ticks: thread.task.ticks(),
-            minor_faults: thread.minor_faults.load(Ordering::Relaxed),
-            resident_peak: 0,
-            switches: [0, 1].map(|kind: usize| thread.task.switches[kind].load(Ordering::Relaxed)),
-        };
+        let usage = thread.usage();
         status(&thread.process, Some(thread), &usage, thread.tid())
     }
 

@@ -23,6 +23,10 @@ pub struct Life {
     /// Whether all threads have ended.
     pub(super) zombie: bool,
     pub(super) usage: Usage,
+    /// What threads used that have ended.
+    pub(super) ended: Usage,
+    /// How often they were found in user mode, and in the kernel.
+    pub(super) ended_samples: [u64; 2],
     /// The name and the owner of the last thread, once that has ended.
     pub(super) last: ([u8; 16], Credentials),
 }
@@ -47,6 +51,8 @@ impl Life {
             unreported: None,
             zombie: false,
             usage: Usage::default(),
+            ended: Usage::default(),
+            ended_samples: [0; 2],
             last: ([0; 16], Credentials::default()),
         }
     }
@@ -228,11 +234,12 @@ impl Process {
     /// What SIGCHLD or `waitid` tells of it.
     pub fn child_information(&self, signal: u8, code: i32, status: i32) -> Information {
         let usage = self.life.lock().usage;
-        let ticks = crate::time::tsc_ns(usage.ticks) / (crate::time::NANOSECONDS / 100);
+        let ticks = |ticks: u64| crate::time::tsc_ns(ticks) / (crate::time::NANOSECONDS / 100);
+        let (user, system) = (ticks(usage.ticks - usage.system), ticks(usage.system));
         let uid = self.last_credentials(self.main_thread().as_deref()).uid;
         let who = u64::from(self.pid.cast_unsigned()) | u64::from(uid) << 32;
         let status = u64::from(status.cast_unsigned());
-        Information { signal, code, detail: [who, status, ticks, 0] }
+        Information { signal, code, detail: [who, status, user, system] }
     }
 
     /// Adopts a child.

@@ -6,9 +6,12 @@
 //! * `ending`: ends, and who hears of them
 //! * `signals`: sending
 //! * `terminal`: controlling terminals
+//! * `cpu_time`: user and system time
 //! * `facts`: what /proc shows
+//! * `rseq`: what is known of restartable sequences
 
 mod cpu_limit;
+mod cpu_time;
 mod credentials;
 mod descriptor;
 #[cfg(target_os = "none")]
@@ -19,6 +22,7 @@ mod limits;
 #[cfg(target_os = "none")]
 mod out_of_memory;
 mod own;
+mod rseq;
 mod signal_file;
 mod signals;
 pub mod table;
@@ -27,6 +31,7 @@ mod thread;
 pub mod timers;
 
 pub use cpu_limit::watch as watch_cpu_limit;
+pub use cpu_time::Told;
 pub use credentials::{Credentials, securebits};
 pub use descriptor::ProcessFile;
 #[cfg(target_os = "none")]
@@ -37,6 +42,7 @@ pub use limits::{Limit, Limits, bounds, resource};
 #[cfg(target_os = "none")]
 pub use out_of_memory::{relieve, relieve_copy, relieve_reserve};
 pub use own::Own;
+pub use rseq::{Rseq, RseqArea};
 pub use signal_file::SignalFile;
 pub use signals::*;
 pub use table::{all, find, find_thread};
@@ -51,6 +57,7 @@ use crate::sched::WaitQueue;
 use crate::sched::run::Task;
 use crate::signal::{Actions, Pending};
 use crate::sync::SpinLock;
+use crate::time::clock::CpuTime;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -121,8 +128,7 @@ pub struct Process {
     pub dumpable: AtomicBool,
     /// Whether it has called `execve` since it was forked, for `setpgid`.
     pub has_executed: AtomicBool,
-    /// CPU time of threads that have ended, in ticks of the TSC.
-    ended_ticks: AtomicU64,
+    times_told: Told,
     /// What its children that were waited for used.
     pub children_usage: SpinLock<Usage>,
 }
@@ -132,6 +138,8 @@ pub struct Process {
 pub struct Usage {
     /// CPU time in ticks of the TSC.
     pub ticks: u64,
+    /// What of that the kernel ran for it.
+    pub system: u64,
     /// Page faults without a device.
     pub minor_faults: u64,
     /// Most pages that were mapped.
@@ -141,9 +149,18 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// CPU time of a kind, in ticks of the TSC.
+    pub const fn ticks_of(&self, time: CpuTime) -> u64 {
+        match time {
+            CpuTime::User => self.ticks.saturating_sub(self.system),
+            CpuTime::UserAndSystem | CpuTime::Scheduled => self.ticks,
+        }
+    }
+
     /// Adds another's.
     pub fn add(&mut self, other: Self) {
         self.ticks += other.ticks;
+        self.system += other.system;
         self.minor_faults += other.minor_faults;
         self.resident_peak = self.resident_peak.max(other.resident_peak);
         for (mine, theirs) in self.switches.iter_mut().zip(other.switches) {
@@ -209,7 +226,7 @@ impl Process {
             subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(true),
             has_executed: AtomicBool::new(false),
-            ended_ticks: AtomicU64::new(0),
+            times_told: Told::default(),
             children_usage: SpinLock::new(Usage::default()),
         }
     }
@@ -247,23 +264,6 @@ impl Process {
     /// Its resource limits.
     pub fn limits(&self) -> &SpinLock<Limits> {
         &self.limits
-    }
-
-    /// What it used, with what its ended threads used.
-    pub fn usage(&self) -> Usage {
-        let mut usage =
-            Usage { ticks: self.ended_ticks.load(Ordering::Relaxed), ..Usage::default() };
-        if let Some(memory) = self.memory.share() {
-            usage.resident_peak = memory.resident().1;
-        }
-        for thread in &self.life.lock().threads {
-            usage.ticks += thread.task.ticks();
-            usage.minor_faults += thread.minor_faults.load(Ordering::Relaxed);
-            for (mine, theirs) in usage.switches.iter_mut().zip(&thread.task.switches) {
-                *mine += theirs.load(Ordering::Relaxed);
-            }
-        }
-        usage
     }
 }
 

@@ -1,7 +1,7 @@
 //! Threads: what each has of its own. What they share is [`super::Process`].
 
 use super::own::Own;
-use super::{Credentials, Pid, Process};
+use super::{Credentials, Pid, Process, Rseq, Told};
 use crate::fs;
 use crate::memory::space::AddressSpace;
 use crate::sched::run::Task;
@@ -25,6 +25,8 @@ pub struct Thread {
     pub clear_child_tid: AtomicU64,
     /// `set_robust_list` (guest-virtual).
     pub robust_list: AtomicU64,
+    /// Its restartable sequences.
+    pub rseq: Rseq,
     /// It has ended as far as futexes are concerned: locks that name it have no owner.
     pub gave_up_locks: AtomicBool,
     /// `PR_SET_NO_NEW_PRIVS`.
@@ -35,6 +37,8 @@ pub struct Thread {
     pub timer_slack: AtomicU64,
     /// What [`Self::timer_slack`] goes back to: that of the thread that made it.
     default_timer_slack: u64,
+    /// User and system time, as they were told.
+    pub(super) times_told: Told,
     /// Page faults that were handled without a device, for `getrusage`.
     pub minor_faults: AtomicU64,
     /// When the sleep of an interrupted call would have ended, for the call that begins again in its
@@ -103,11 +107,13 @@ impl Thread {
             signals: SpinLock::new(ThreadSignals::new()),
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
+            rseq: Rseq::new(),
             gave_up_locks: AtomicBool::new(false),
             no_new_privileges: AtomicBool::new(false),
             io_priority: AtomicU16::new(new.io_priority),
             timer_slack: AtomicU64::new(new.timer_slack),
             default_timer_slack: new.timer_slack,
+            times_told: Told::default(),
             minor_faults: AtomicU64::new(0),
             resume_deadline: AtomicU64::new(0),
             name: SpinLock::new(new.name),

@@ -9,6 +9,7 @@ use crate::errno::{Errno, Result};
 use crate::fs::event::Setting;
 use crate::signal::{Information, SI_KERNEL, number};
 use crate::sync::SpinLock;
+use crate::time::clock::CpuTime;
 use crate::time::timers::{Base, Expire, Key, arm_by, cancel};
 use crate::time::{monotonic_ns, tsc_ns};
 use alloc::sync::{Arc, Weak};
@@ -31,9 +32,9 @@ pub enum Source {
     /// The time of day, by absolute settings; relative ones go by the time since boot.
     Realtime,
     /// CPU time of a process.
-    Process(Weak<Process>),
+    Process(Weak<Process>, CpuTime),
     /// CPU time of a thread.
-    Thread(Weak<Thread>),
+    Thread(Weak<Thread>, CpuTime),
 }
 
 impl Source {
@@ -41,16 +42,19 @@ impl Source {
     fn cpu_ns(&self) -> Option<(u64, u64)> {
         match self {
             Self::Monotonic | Self::Realtime => None,
-            Self::Process(process) => {
+            Self::Process(process, time) => {
                 let process = process.upgrade().filter(|process| !process.is_zombie())?;
-                Some((tsc_ns(process.usage().ticks), process.threads().len().max(1) as u64))
+                let ticks = process.usage().ticks_of(*time);
+                Some((tsc_ns(ticks), process.threads().len().max(1) as u64))
             }
-            Self::Thread(thread) => Some((tsc_ns(thread.upgrade()?.task.ticks()), 1)),
+            Self::Thread(thread, time) => {
+                Some((tsc_ns(thread.upgrade()?.usage().ticks_of(*time)), 1))
+            }
         }
     }
 
     const fn is_cpu(&self) -> bool {
-        matches!(self, Self::Process(_) | Self::Thread(_))
+        matches!(self, Self::Process(..) | Self::Thread(..))
     }
 }
 

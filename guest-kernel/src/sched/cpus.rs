@@ -2,11 +2,13 @@
 
 use super::run::{self, Task};
 use crate::arch::cpu::{self, Cpu, MAX_CPUS};
+use crate::arch::instruction;
 use crate::arch::{TrapFrame, apic, entry, native, probe};
 use crate::errno::{Errno, Result};
 use crate::memory::frame::{self, Content};
 use crate::memory::{PhysAddr, usize_from};
 use crate::process::Thread;
+use crate::sync::Wait;
 use airlock_abi::layout::CPU_START_PORT;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
@@ -56,7 +58,7 @@ fn start_secondary(index: u32) -> Result<()> {
     cpu::by_index(index).idle_stack.store(stack, Ordering::Relaxed);
     SECONDARY_STACK.store(stack, Ordering::Release);
     // SAFETY: the VMM starts the vCPU at the kernel's entry, where its stack waits.
-    unsafe { cpu::write_port(CPU_START_PORT, index) };
+    unsafe { instruction::write_port(CPU_START_PORT, index) };
     let start = crate::time::monotonic_ns();
     while count() == index {
         core::hint::spin_loop();
@@ -158,8 +160,9 @@ pub fn forget(root: PhysAddr, even_halted: bool) {
         if asked[index as usize / 64] >> (index % 64) & 1 != 0 {
             let cpu = cpu::by_index(index);
             let number = cpu.asked_so_far();
+            let mut wait = Wait::default();
             while !cpu.has_forgotten(number) {
-                cpu::relax();
+                wait.a_moment();
             }
         }
     }

@@ -21,12 +21,12 @@ use super::cpus;
 use super::ready::ReadyQueue;
 use super::switch::switch;
 pub use super::switch::{adopt_first, finish_switch, prepare, set_thread_pointer};
-use super::task::{DEAD, RUNNABLE, SLEEPING, slice_ns};
+use super::task::{DEAD, RUNNABLE, SLEEPING, sample_ns, slice_ns};
 pub use super::task::{Policy, Task};
 use crate::arch::apic;
 use crate::arch::cpu::{self, Cpu, MAX_CPUS};
 use crate::errno::Result;
-use crate::memory::usize_from;
+use crate::memory::{reporting, usize_from};
 use crate::process::{self, Thread, current};
 use crate::sync::{SpinLock, SpinLockGuard};
 use crate::time::{self, timers};
@@ -39,6 +39,8 @@ pub(super) struct Queue {
     slice_end: u64,
     /// What the local timer is programmed for.
     programmed: u64,
+    /// That is no later than when the running thread is to be looked at.
+    sampling: bool,
     /// A thread that has ended, whose stack was in use until now.
     pub(super) dead: Option<Arc<Thread>>,
     /// A thread that shall run on another vCPU, whose stack was in use until now.
@@ -57,6 +59,7 @@ static QUEUES: [SpinLock<Queue>; MAX_CPUS as usize] = [const {
         ready: ReadyQueue::new(),
         slice_end: NEVER,
         programmed: NEVER,
+        sampling: false,
         dead: None,
         leaving: None,
         idle: false,
@@ -166,6 +169,15 @@ impl Queue {
         self.slice_end =
             if self.ready.is_empty() { NEVER } else { time::monotonic_ns() + slice_ns() };
         self.program_slice();
+        self.program_sample();
+    }
+
+    /// Has the running thread looked at after a while, unless the timer will come anyway.
+    fn program_sample(&mut self) {
+        if !self.sampling {
+            self.sampling = true;
+            self.program_for(time::monotonic_ns() + sample_ns());
+        }
     }
 }
 
@@ -209,20 +221,36 @@ pub fn program_timer() {
     own_queue().program();
 }
 
-/// The local timer fired.
-pub fn timer() {
-    own_queue().programmed = NEVER;
+/// The running thread asks for user and system time: they are told apart from now on, if not already.
+pub fn begin_samples() {
+    own_queue().program_sample();
+}
+
+/// The local timer fired; `in_kernel` says whether that was due in a system call or page fault, and is `None` if no
+/// thread ran.
+pub fn timer(in_kernel: Option<bool>) {
+    if let Some(in_kernel) = in_kernel {
+        current().task.sample(in_kernel);
+    }
+    {
+        let mut queue = own_queue();
+        queue.programmed = NEVER;
+        queue.sampling = false;
+    }
     if timers::next().is_some() {
         timers::run_expired(time::monotonic_ns());
     }
     let mut queue = own_queue();
     if !queue.ready.is_empty() && time::monotonic_ns() >= queue.slice_end {
         queue.slice_end = NEVER;
-        if !process::exists() || !matches!(current().task.policy(), Policy::Fifo(_)) {
+        if !process::exists() || !current().task.keeps_turn() {
             Cpu::current().request_switch();
         }
     }
     queue.program();
+    if in_kernel.is_some() {
+        queue.program_sample();
+    }
 }
 
 /// Another vCPU may have put a thread into this one's queue.
@@ -410,6 +438,7 @@ pub fn block() {
 fn halt(task: &Task) {
     task.end_turn();
     cpu::wait_for_interrupt();
+    reporting::attend();
     task.begin_turn();
 }
 
@@ -421,6 +450,7 @@ pub fn wait_for_thread() -> ! {
             switch(queue, Some(next));
         }
         cpu::wait_for_interrupt();
+        reporting::attend();
     }
 }
 

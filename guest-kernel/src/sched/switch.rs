@@ -4,7 +4,9 @@ use super::cpus;
 use super::run::{Queue, admit, queue_of};
 use super::stack::KernelStack;
 use super::task::DEAD;
-use crate::arch::cpu::{Cpu, msr, read_msr, write_msr};
+use crate::arch::cpu::Cpu;
+use crate::arch::instruction::{msr, read_msr, write_msr};
+use crate::arch::selectors::Selectors;
 use crate::arch::{entry, fpu, native};
 use crate::errno::Result;
 use crate::memory::PhysAddr;
@@ -21,6 +23,7 @@ struct Registers {
     rsp: u64,
     fs_base: u64,
     gs_base: u64,
+    selectors: Selectors,
     stack: Option<KernelStack>,
     fpu: Option<fpu::State>,
 }
@@ -33,7 +36,14 @@ unsafe impl Send for Saved {}
 impl Saved {
     /// Nothing yet.
     pub(super) const fn new() -> Self {
-        let registers = Registers { rsp: 0, fs_base: 0, gs_base: 0, stack: None, fpu: None };
+        let registers = Registers {
+            rsp: 0,
+            fs_base: 0,
+            gs_base: 0,
+            selectors: Selectors::NULL,
+            stack: None,
+            fpu: None,
+        };
         Self(UnsafeCell::new(registers))
     }
 }
@@ -52,6 +62,7 @@ pub fn prepare(thread: &Thread, frame: &crate::arch::TrapFrame) -> Result<()> {
         registers.rsp = rsp;
         registers.stack = Some(stack);
         registers.fpu = Some(fpu::State::save()?);
+        registers.selectors = Selectors::current();
         (registers.fs_base, registers.gs_base) =
             native::briefly(|| (read_msr(msr::FS_BASE), read_msr(msr::KERNEL_GS_BASE)));
     }
@@ -79,7 +90,9 @@ pub(super) fn switch(mut queue: SpinLockGuard<'static, Queue>, next: Option<Arc<
     // Where ring 0 is interpreted, all that needs no privilege comes first.
     if !me.is_null() {
         // SAFETY: the vCPU's reference keeps it alive.
-        unsafe { &(*me).task }.end_turn();
+        let me = unsafe { &*me };
+        me.task.end_turn();
+        me.release_concurrency_id();
     }
     if let Some(next) = &next {
         next.task.begin_turn();
@@ -93,7 +106,7 @@ pub(super) fn switch(mut queue: SpinLockGuard<'static, Queue>, next: Option<Arc<
         }
     };
     core::mem::forget(queue);
-    switch_fpu(me, next);
+    switch_unprivileged(me, next);
     let mut unused = 0;
     let save = if me.is_null() { &raw mut unused } else { save_running(me) };
     let load = if next.is_null() {
@@ -112,7 +125,7 @@ pub(super) fn switch(mut queue: SpinLockGuard<'static, Queue>, next: Option<Arc<
     // SAFETY: the other stack was left by this function, or prepared by `prepare`.
     unsafe { entry::switch_stacks(save, load) };
     // The switch was interpreted; what follows need not be.
-    crate::arch::native::resume_if_used();
+    native::resume_if_used();
     finish_switch();
 }
 
@@ -129,7 +142,8 @@ fn take_over(cpu: &Cpu, next: Arc<Thread>) -> *const Thread {
     cpu.thread.store(pointer, Ordering::SeqCst);
     cpu.take_work();
     // Whoever has work for it notes that, and then looks where it runs.
-    if next.has_work() {
+    let was_elsewhere = next.rseq.note_switch();
+    if next.has_work() || was_elsewhere {
         cpu.request_work();
     }
     if cpus::count() > 1 && !next.task.allows(cpu.index()) {
@@ -138,9 +152,11 @@ fn take_over(cpu: &Cpu, next: Arc<Thread>) -> *const Thread {
     pointer
 }
 
-/// Saves the FPU's state of the running thread, and loads the next one's. Ring 3 can do that, where the kernel
-/// runs there, so it comes before what only ring 0 can.
-fn switch_fpu(me: *const Thread, next: *const Thread) {
+/// Saves the FPU's state and the selectors of the running thread, and loads the next one's. Ring 3 can do that, where
+/// the kernel runs there, so it comes before what only ring 0 can.
+fn switch_unprivileged(me: *const Thread, next: *const Thread) {
+    // Interpreted, ring 0 has neither the FPU's state nor the selectors that ring 3 goes on with.
+    native::resume_if_used();
     if !me.is_null() {
         // SAFETY: the vCPU's reference keeps it alive.
         let task = unsafe { &(*me).task };
@@ -152,6 +168,7 @@ fn switch_fpu(me: *const Thread, next: *const Thread) {
                 // Allocated when a second thread was made; the first thread's is, too.
                 None => mine.fpu = fpu::State::save().ok(),
             }
+            mine.selectors = Selectors::current();
         }
     }
     if !next.is_null() {
@@ -161,6 +178,8 @@ fn switch_fpu(me: *const Thread, next: *const Thread) {
         if let Some(state) = &theirs.fpu {
             state.restore_saved();
         }
+        // SAFETY: they were this thread's or its parent's before. The base of FS is loaded later.
+        unsafe { theirs.selectors.load() };
     }
 }
 

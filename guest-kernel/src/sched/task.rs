@@ -54,6 +54,8 @@ pub struct Task {
     pub(super) cpu: AtomicU32,
     policy: AtomicU32,
     nice: AtomicI32,
+    /// The class that it inherits from those that wait for its locks; [`FAIR`] for none.
+    inherited: AtomicU8,
     /// vCPUs that it may run on (`sched_setaffinity`): bit n is vCPU n.
     affinity: [AtomicU64; 4],
     /// Virtual run time in ticks of the TSC.
@@ -62,6 +64,8 @@ pub struct Task {
     ran: AtomicU64,
     /// TSC at the start of its present turn; 0 if it does not run.
     turn: AtomicU64,
+    /// How often it was found running a program, and the kernel.
+    samples: [AtomicU64; 2],
     /// How often it gave up its vCPU, and how often that was taken from it.
     pub switches: [AtomicU64; 2],
     #[cfg(target_os = "none")]
@@ -76,10 +80,12 @@ impl Task {
             cpu: AtomicU32::new(0),
             policy: AtomicU32::new(0),
             nice: AtomicI32::new(0),
+            inherited: AtomicU8::new(FAIR),
             affinity: [const { AtomicU64::new(u64::MAX) }; 4],
             virtual_time: AtomicU64::new(0),
             ran: AtomicU64::new(0),
             turn: AtomicU64::new(0),
+            samples: [const { AtomicU64::new(0) }; 2],
             switches: [AtomicU64::new(0), AtomicU64::new(0)],
             #[cfg(target_os = "none")]
             machine: super::switch::Saved::new(),
@@ -162,6 +168,18 @@ impl Task {
         self.state.load(Ordering::Relaxed) == SLEEPING
     }
 
+    /// It was found running, by the vCPU that it runs on: a program, or the kernel for one.
+    #[cfg(target_os = "none")]
+    pub fn sample(&self, is_system: bool) {
+        let count = &self.samples[usize::from(is_system)];
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// How often it was.
+    pub fn samples(&self) -> [u64; 2] {
+        [0, 1].map(|kind: usize| self.samples[kind].load(Ordering::Relaxed))
+    }
+
     /// CPU time in ticks of the TSC.
     pub fn ticks(&self) -> u64 {
         let turn = self.turn.load(Ordering::Relaxed);
@@ -169,15 +187,36 @@ impl Task {
         self.ran.load(Ordering::Relaxed) + now
     }
 
+    /// Lets it run as if it were of this class, if its own is a lower one; whether that is a change. See
+    /// [`super::run::reorder`].
+    pub fn inherit(&self, class: u8) -> bool {
+        self.inherited.swap(class, Ordering::Relaxed) != class
+    }
+
+    /// Its class by its policy, and by what it inherits.
+    fn classes(&self) -> (u8, u8) {
+        let own = match self.policy() {
+            Policy::Fifo(priority) | Policy::RoundRobin(priority) => FAIR - 1 - priority.min(99),
+            Policy::Fair(_) => FAIR,
+        };
+        (own, self.inherited.load(Ordering::Relaxed))
+    }
+
     /// Where it stands among others.
     pub fn rank(&self) -> Rank {
+        let (own, inherited) = self.classes();
+        let class = own.min(inherited);
+        let time = if class == FAIR { self.virtual_time.load(Ordering::Relaxed) } else { 0 };
+        Rank { class, time }
+    }
+
+    /// Whether its turn has no end while others of its class wait.
+    pub fn keeps_turn(&self) -> bool {
+        let (own, inherited) = self.classes();
         match self.policy() {
-            Policy::Fifo(priority) | Policy::RoundRobin(priority) => {
-                Rank { class: FAIR - 1 - priority.min(99), time: 0 }
-            }
-            Policy::Fair(_) => {
-                Rank { class: FAIR, time: self.virtual_time.load(Ordering::Relaxed) }
-            }
+            Policy::Fifo(_) => true,
+            Policy::RoundRobin(_) => false,
+            Policy::Fair(_) => inherited < own,
         }
     }
 
@@ -224,6 +263,14 @@ pub fn slice_ns() -> u64 {
         return SLICE_INTERPRETED_NS;
     }
     SLICE_NS
+}
+
+/// How often a running thread is looked at, in nanoseconds. An interrupt is dear where ring 0 is interpreted.
+#[cfg(target_os = "none")]
+pub(super) fn sample_ns() -> u64 {
+    const SAMPLE_NS: u64 = 4_000_000;
+    const SAMPLE_INTERPRETED_NS: u64 = 40_000_000;
+    if crate::arch::probe::syscall_faults() { SAMPLE_INTERPRETED_NS } else { SAMPLE_NS }
 }
 
 /// The share of a nice value: each step is worth a quarter, and 0 is 1024, as on Linux.

@@ -62,8 +62,9 @@ impl<T: ?Sized> SpinLock<T> {
     #[inline]
     #[cfg_attr(debug_assertions, track_caller)]
     pub fn lock_fairly(&self) -> SpinLockGuard<'_, T> {
+        let mut wait = Wait::default();
         while self.awaited.load(Ordering::Relaxed) > 0 {
-            crate::arch::cpu::relax();
+            wait.a_moment();
         }
         self.lock()
     }
@@ -130,6 +131,23 @@ pub fn expect_none_held() {
     order::none_held();
 }
 
+/// How who waits for another vCPU does so: for how many moments already.
+#[derive(Default)]
+pub struct Wait(u32);
+
+impl Wait {
+    /// Lets a moment pass. After many, which is around 0.1 ms, the other vCPU is likely not to run at all: the
+    /// host is asked for its turn.
+    pub fn a_moment(&mut self) {
+        const MANY: u32 = 2000;
+        self.0 = self.0.wrapping_add(1);
+        if self.0.is_multiple_of(MANY) {
+            crate::arch::cpu::yield_to_host();
+        }
+        crate::arch::cpu::relax();
+    }
+}
+
 /// Waits until a lock is free and takes it. Meanwhile this vCPU does what others may wait for, perhaps
 /// those who have the lock.
 #[cold]
@@ -137,9 +155,10 @@ pub fn expect_none_held() {
 fn wait(locked: &AtomicBool, awaited: &AtomicU8) {
     const LONG: u32 = 100;
     let mut looks: u32 = 0;
+    let mut wait = Wait::default();
     loop {
         while locked.load(Ordering::Relaxed) {
-            crate::arch::cpu::relax();
+            wait.a_moment();
             looks = looks.saturating_add(1);
             if looks == LONG {
                 // No more vCPUs than that exist.

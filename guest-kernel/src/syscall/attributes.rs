@@ -29,6 +29,7 @@ pub fn truncate(path: UserPtr<u8>, length: i64) -> Result<()> {
         S_IFDIR => return Err(Errno::EISDIR),
         _ => return Err(Errno::EINVAL),
     }
+    located.check_writable()?;
     caller.subject().check(inode, WRITE)?;
     check_writable(inode)?;
     inode.truncate(length)?;
@@ -102,6 +103,7 @@ pub fn chmod(path: UserPtr<u8>, mode: u32) -> Result<()> {
 /// As the man page says.
 pub fn fchmod(fd: Fd, mode: u32) -> Result<()> {
     let file = file(fd)?;
+    file.check_mount_writable()?;
     change_mode(file.inode(), mode, &Caller::get().subject())?;
     file.notify(IN_ATTRIB);
     Ok(())
@@ -123,6 +125,7 @@ pub fn fchmodat2(directory: Fd, path: UserPtr<u8>, mode: u32, flags: u32) -> Res
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let caller = Caller::get();
     let located = caller.locate(directory, path, flags)?;
+    located.check_writable()?;
     change_mode(&located.inode, mode, &caller.subject())?;
     located.notify(IN_ATTRIB);
     Ok(())
@@ -181,6 +184,7 @@ pub fn lchown(path: UserPtr<u8>, user: u32, group: u32) -> Result<()> {
 /// As the man page says.
 pub fn fchown(fd: Fd, user: u32, group: u32) -> Result<()> {
     let file = file(fd)?;
+    file.check_mount_writable()?;
     change_owner(file.inode(), user, group, &Caller::get().subject())?;
     file.notify(IN_ATTRIB);
     Ok(())
@@ -194,6 +198,7 @@ pub fn fchownat(directory: Fd, path: UserPtr<u8>, user: u32, group: u32, flags: 
     check_flags(flags, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let caller = Caller::get();
     let located = caller.locate(directory, path, flags)?;
+    located.check_writable()?;
     change_owner(&located.inode, user, group, &caller.subject())?;
     located.notify(IN_ATTRIB);
     Ok(())
@@ -266,10 +271,11 @@ fn change_times_at(directory: Fd, path: UserPtr<u8>, stamps: [Stamp; 2], flags: 
         check_flags(flags, 0)?;
         let file = file(directory)?;
         let place = if inotify::is_active() { file.place() } else { None };
-        Located { inode: file.inode().clone(), place }
+        Located { inode: file.inode().clone(), place, mount: file.mount().cloned() }
     } else {
         caller.locate(directory, path, flags)?
     };
+    located.check_writable()?;
     change_times(&located.inode, stamps, &caller.subject())?;
     match stamps.map(|stamp| stamp == Stamp::Keep) {
         [false, false] => located.notify(IN_ATTRIB),
@@ -337,7 +343,12 @@ pub fn sync() {}
 /// # Errors
 /// EBADF, EINVAL for what cannot be synchronised.
 pub fn fsync(fd: Fd) -> Result<()> {
-    if file(fd)?.as_stream().is_some() { Err(Errno::EINVAL) } else { Ok(()) }
+    let file = file(fd)?;
+    match file.inode() {
+        _ if file.as_stream().is_some() => Err(Errno::EINVAL),
+        Inode::Volume(node) => node.synchronise(),
+        _ => Ok(()),
+    }
 }
 
 /// `fdatasync(2)`.

@@ -6,7 +6,7 @@ use crate::fs::inotify::{self, Located};
 use crate::fs::path::{Found, Last, PATH_MAX, walk};
 use crate::fs::permission::Subject;
 use crate::fs::stream::{Stream, StreamRef};
-use crate::fs::{Context, FileRef, Inode, OpenFile};
+use crate::fs::{Context, FileRef, Inode, Location, OpenFile};
 use crate::memory::UserPtr;
 use crate::process::{Credentials, current};
 use alloc::sync::Arc;
@@ -83,13 +83,19 @@ impl Caller {
     ///
     /// # Errors
     /// EBADF, ENOTDIR.
-    pub fn start(&self, directory: Fd, path: &[u8]) -> Result<Inode> {
+    pub fn start(&self, directory: Fd, path: &[u8]) -> Result<Location> {
         if path.first() == Some(&b'/') || directory == AT_FDCWD {
             return Ok(self.context.directory.clone());
         }
-        let inode = any_file(directory)?.inode().clone();
+        let file = any_file(directory)?;
         // An empty path does not go anywhere from there.
-        if !path.is_empty() && !inode.is_directory()? { Err(Errno::ENOTDIR) } else { Ok(inode) }
+        if path.is_empty() {
+            return Err(Errno::ENOENT);
+        }
+        if !file.inode().is_directory()? {
+            return Err(Errno::ENOTDIR);
+        }
+        file.location().ok_or(Errno::ENOTDIR)
     }
 
     /// Walks along a path.
@@ -116,15 +122,17 @@ impl Caller {
     /// As for [`Self::find`].
     pub fn locate(&self, directory: Fd, path: UserPtr<u8>, flags: u32) -> Result<Located> {
         let path = read_path(path)?;
-        let start = self.start(directory, &path)?;
         if path.is_empty() && flags & AT_EMPTY_PATH != 0 {
-            let place = if inotify::is_active() && directory != AT_FDCWD {
-                any_file(directory)?.place()
-            } else {
-                None
-            };
-            return Ok(Located { inode: start, place });
+            if directory == AT_FDCWD {
+                let Location { mount, inode } = self.context.directory.clone();
+                return Ok(Located { inode, place: None, mount: Some(mount) });
+            }
+            let file = any_file(directory)?;
+            let place = if inotify::is_active() { file.place() } else { None };
+            let mount = file.mount().cloned();
+            return Ok(Located { inode: file.inode().clone(), place, mount });
         }
+        let start = self.start(directory, &path)?;
         let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
         Located::from_found(walk(&self.context.root, &start, path, last, &self.subject())?)
     }

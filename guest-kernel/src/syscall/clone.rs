@@ -375,6 +375,10 @@ fn make(request: &Request, tid: Pid) -> Result<Arc<Thread>> {
     }
     let no_new_privileges = me.no_new_privileges.load(Ordering::Relaxed);
     child.no_new_privileges.store(no_new_privileges, Ordering::Relaxed);
+    if !request.has(CLONE_VM) {
+        // The copy of the parent's area is as good as the parent's; a thread's is its own.
+        child.rseq.register(me.rseq.area());
+    }
     if request.has(CLONE_CHILD_CLEARTID) {
         child.clear_child_tid.store(request.child_tid, Ordering::Relaxed);
     }

@@ -132,6 +132,9 @@ pub fn on_the_way_out(frame: &mut TrapFrame, mut from_call: bool) {
         // No handler ran: what can begin again does, for the time that was left.
         restart_without_handler(frame, resume);
     }
+    if me.rseq.take_switch() {
+        super::rseq::resume_or_fault(frame);
+    }
     let mut signals = me.signals.lock();
     if let Some(mask) = signals.saved_mask.take() {
         let before = core::mem::replace(&mut signals.mask, mask);
@@ -187,15 +190,24 @@ fn deliver(frame: &mut TrapFrame, information: Information, from_call: &mut bool
             if core::mem::take(from_call) {
                 restart_call(frame, taken, deadline);
             }
+            // The handler runs outside of the critical section that it interrupts.
+            if super::rseq::resume(frame).is_err() {
+                force_after(signal);
+            }
             if push(frame, information, taken).is_err() {
-                // There is no room for the frame: Linux's force_sigsegv.
-                if signal == number::SIGSEGV {
-                    me.actions().lock().set_action(signal, Action::default());
-                }
-                force(Fault::GENERAL);
+                // There is no room for the frame.
+                force_after(signal);
             }
         }
     }
+}
+
+/// A signal cannot be delivered: Linux's `force_sigsegv`.
+fn force_after(signal: u8) {
+    if signal == number::SIGSEGV {
+        current().actions().lock().set_action(signal, Action::default());
+    }
+    force(Fault::GENERAL);
 }
 
 fn force(fault: Fault) {
@@ -354,6 +366,8 @@ fn push(frame: &mut TrapFrame, information: Information, taken: Action) -> Resul
         detail,
     };
     UserPtr::new(at).write(content)?;
+    // A handler starts with the state that a program starts with.
+    fpu::reset();
     const INFORMATION: u64 = core::mem::offset_of!(SignalFrame, information) as u64;
     const UCONTEXT: u64 = core::mem::offset_of!(SignalFrame, flags) as u64;
     frame.rdi = information.signal.into();
@@ -431,7 +445,7 @@ fn restore(frame: &mut TrapFrame) -> Result<()> {
         code: frame.code,
         rip: context.rip,
         cs: selector::USER_CODE.into(),
-        rflags: rflags::of_signal_frame(context.rflags),
+        rflags: rflags::of_signal_frame(context.rflags, frame.rflags),
         rsp: context.rsp,
         ss: selector::USER_DATA.into(),
     };

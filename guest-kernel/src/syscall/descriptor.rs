@@ -7,7 +7,7 @@ use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::fs::permission::Subject;
 use crate::fs::tty::{Master, Slave};
-use crate::fs::{self, Context, FileRef, Inode};
+use crate::fs::{self, FileRef, Inode};
 use crate::memory::UserPtr;
 use crate::process::current;
 use linux_raw_sys::general::{
@@ -164,13 +164,16 @@ fn open_peer(master: &FileRef, argument: u64) -> Result<i32> {
         return Err(Errno::EIO);
     }
     let index = any.downcast_ref::<Master>().ok_or(Errno::ENOTTY)?.tty().index();
-    let Inode::Synthetic(node) = master.inode() else { return Err(Errno::ENOTTY) };
+    if !matches!(master.inode(), Inode::Synthetic(_)) {
+        return Err(Errno::ENOTTY);
+    }
     let [a, b, c, d, ..] = argument.to_le_bytes();
     let flags = u32::from_le_bytes([a, b, c, d]);
-    let path = alloc::format!("/dev/pts/{index}").into_bytes();
-    let root = node.root();
+    let path = alloc::format!("{index}").into_bytes();
+    let context = current().fs().lock().clone();
+    let start = context.mounts.terminals().ok_or(Errno::EIO)?;
     let opens = flags & (O_ACCMODE | O_NOCTTY | O_NONBLOCK) | O_LARGEFILE;
-    let file = fs::open(&Context::new(root.clone()), &root, path, opens, 0, &Subject::ROOT)?;
+    let file = fs::open(&context, &start, path, opens, 0, &Subject::ROOT)?;
     let process = current();
     process.files().lock().add(file, flags & O_CLOEXEC != 0)
 }

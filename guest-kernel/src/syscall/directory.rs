@@ -12,7 +12,7 @@ use crate::fs::namespace::{self, Rename};
 use crate::fs::path::{Last, walk};
 use crate::fs::permission::EXECUTE;
 use crate::fs::tmpfs::New;
-use crate::fs::{Context, Inode};
+use crate::fs::{Context, Inode, Location};
 use crate::memory::{UserPtr, UserWriter};
 use crate::process::current;
 use linux_raw_sys::general::{
@@ -141,15 +141,18 @@ pub fn readlinkat(
     }
     let caller = Caller::get();
     let path = read_path(path)?;
-    let start = caller.start(directory, &path)?;
     let root = &caller.context.root;
     let text = if path.is_empty() {
+        if directory == AT_FDCWD {
+            return Err(Errno::ENOENT);
+        }
         // A link that was opened by O_PATH | O_NOFOLLOW; for anything else there is no path.
-        start.link_text(root).map_err(|error| match error {
+        any_file(directory)?.inode().link_text(root).map_err(|error| match error {
             Errno::EINVAL => Errno::ENOENT,
             error => error,
         })?
     } else {
+        let start = caller.start(directory, &path)?;
         walk(root, &start, path, Last::Keep, &caller.subject())?.existing()?.link_text(root)?
     };
     let count = text.len().min(size);
@@ -254,13 +257,14 @@ pub fn linkat(
     } else {
         linux_raw_sys::general::AT_SYMLINK_NOFOLLOW
     };
-    let file = caller.find(old_directory, old, follow | flags & AT_EMPTY_PATH)?;
+    let located = caller.locate(old_directory, old, follow | flags & AT_EMPTY_PATH)?;
+    let (file, mount) = (located.inode, located.mount.as_ref());
     let found = caller.walk(new_directory, new, Last::Name)?;
     if flags != 0 {
         // A file that is named by a descriptor, itself or through /proc/self/fd, may have no name yet.
-        return namespace::link_unnamed(&file, &found, &caller.subject());
+        return namespace::link_unnamed(&file, mount, &found, &caller.subject());
     }
-    namespace::link(&file, &found, &caller.subject())
+    namespace::link(&file, mount, &found, &caller.subject())
 }
 
 /// `getcwd(2)`, the system call: it returns the length with the NUL.
@@ -279,11 +283,11 @@ pub fn getcwd(buffer: UserPtr<u8>, size: usize) -> Result<usize> {
     if written < path.len() { Err(Errno::EFAULT) } else { Ok(path.len()) }
 }
 
-fn change(set: impl FnOnce(&mut Context, Inode), inode: Inode) {
+fn change(set: impl FnOnce(&mut Context, Location), location: Location) {
     // What was there before is dropped after the lock.
     let process = current();
     let mut context = process.fs().lock().clone();
-    set(&mut context, inode);
+    set(&mut context, location);
     let old = core::mem::replace(&mut *process.fs().lock(), context);
     drop(old);
 }
@@ -301,9 +305,9 @@ fn check_directory(caller: &Caller, inode: &Inode) -> Result<()> {
 /// As the man page says.
 pub fn chdir(path: UserPtr<u8>) -> Result<()> {
     let caller = Caller::get();
-    let inode = caller.walk(AT_FDCWD, path, Last::Follow)?.existing()?;
-    check_directory(&caller, &inode)?;
-    change(|context, inode| context.directory = inode, inode);
+    let location = caller.walk(AT_FDCWD, path, Last::Follow)?.location()?;
+    check_directory(&caller, &location.inode)?;
+    change(|context, location| context.directory = location, location);
     Ok(())
 }
 
@@ -312,9 +316,10 @@ pub fn chdir(path: UserPtr<u8>) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn fchdir(fd: Fd) -> Result<()> {
-    let inode = any_file(fd)?.inode().clone();
-    check_directory(&Caller::get(), &inode)?;
-    change(|context, inode| context.directory = inode, inode);
+    let file = any_file(fd)?;
+    check_directory(&Caller::get(), file.inode())?;
+    let location = file.location().ok_or(Errno::ENOTDIR)?;
+    change(|context, location| context.directory = location, location);
     Ok(())
 }
 
@@ -324,9 +329,9 @@ pub fn fchdir(fd: Fd) -> Result<()> {
 /// As the man page says.
 pub fn chroot(path: UserPtr<u8>) -> Result<()> {
     let caller = Caller::get();
-    let inode = caller.walk(AT_FDCWD, path, Last::Follow)?.existing()?;
-    check_directory(&caller, &inode)?;
+    let location = caller.walk(AT_FDCWD, path, Last::Follow)?.location()?;
+    check_directory(&caller, &location.inode)?;
     current().credentials().need(Capability::SysChroot)?;
-    change(|context, inode| context.root = inode, inode);
+    change(|context, location| context.root = location, location);
     Ok(())
 }

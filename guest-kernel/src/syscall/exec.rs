@@ -2,11 +2,14 @@
 
 use super::caller::{Caller, any_file, check_flags, read_path};
 use super::{AT_FDCWD, Fd};
-use crate::arch::cpu::{Cpu, msr, write_msr};
+use crate::arch::cpu::Cpu;
 use crate::arch::fpu;
+use crate::arch::instruction::{msr, write_msr};
+use crate::arch::selectors::Selectors;
 use crate::errno::{Errno, Result};
 use crate::exec::{Entropy, Executable, StringList, elf, script, stack};
 use crate::fs::metadata::{S_IFLNK, S_IFMT, S_IFREG};
+use crate::fs::mount::{Mount, NO_EXECUTE};
 use crate::fs::path::{Found, Last, walk};
 use crate::fs::permission::EXECUTE;
 use crate::fs::{Executing, FileRef, Inode, OpenFile};
@@ -66,7 +69,7 @@ pub fn execveat(
     let name = read_path(path)?;
     let file = if name.is_empty() && flags & AT_EMPTY_PATH != 0 {
         let file = any_file(directory)?;
-        check(&caller, file.inode())?;
+        check(&caller, file.inode(), file.mount())?;
         file
     } else {
         let last = if flags & AT_SYMLINK_NOFOLLOW != 0 { Last::Keep } else { Last::Follow };
@@ -97,7 +100,10 @@ pub fn execveat(
 }
 
 /// Whether the caller may execute the file.
-fn check(caller: &Caller, inode: &Inode) -> Result<()> {
+fn check(caller: &Caller, inode: &Inode, mount: Option<&Arc<Mount>>) -> Result<()> {
+    if mount.is_some_and(|mount| mount.has(NO_EXECUTE)) && inode.mode()? & S_IFMT == S_IFREG {
+        return Err(Errno::EACCES);
+    }
     match inode.mode()? & S_IFMT {
         S_IFREG => caller.subject().check(inode, EXECUTE),
         S_IFLNK => Err(Errno::ELOOP),
@@ -111,8 +117,8 @@ fn open_program(caller: &Caller, found: Found) -> Result<FileRef> {
     if found.slash {
         return Err(Errno::ENOTDIR);
     }
-    check(caller, &inode)?;
-    Ok(Arc::new(OpenFile::new(inode, found.parent, found.name, None, O_RDONLY)))
+    check(caller, &inode, found.mount.as_ref())?;
+    Ok(Arc::new(OpenFile::new(inode, found, None, O_RDONLY)))
 }
 
 /// The executable file that the caller would find at a path of the kernel's.
@@ -139,7 +145,7 @@ fn new_credentials(file: &FileRef) -> Result<(Credentials, bool)> {
     let me = current();
     let before = me.credentials();
     let no_new_privileges = me.no_new_privileges.load(Ordering::Relaxed);
-    Ok(before.clone().of_program(&before, &file.metadata()?, no_new_privileges))
+    Ok(before.clone().of_program(&before, &file.program_metadata()?, no_new_privileges))
 }
 
 /// Builds the new address space; nothing of the old program has changed if that fails.
@@ -235,8 +241,9 @@ fn replace(caller: &Caller, file: &FileRef, new: Prepared, shown: &[u8]) -> Resu
         drop(before);
     }
     fpu::reset();
-    // SAFETY: both registers exist; the program starts without thread-local storage.
+    // SAFETY: null selectors; both registers exist; the program starts without thread-local storage.
     unsafe {
+        Selectors::NULL.load();
         write_msr(msr::FS_BASE, 0);
         write_msr(msr::KERNEL_GS_BASE, 0);
     }

@@ -22,6 +22,7 @@ pub use super::machine::*;
 pub use super::memory::*;
 pub use super::memory_lock::{mlock, mlock2, mlockall, munlock, munlockall};
 pub use super::message::*;
+pub use super::mount::*;
 pub use super::mqueue::*;
 pub use super::msg::*;
 pub use super::open::*;
@@ -35,6 +36,8 @@ pub use super::process_file::{pidfd_getfd, pidfd_open, pidfd_send_signal};
 pub use super::process_memory::{process_vm_readv, process_vm_writev};
 pub use super::read_write::*;
 pub use super::resource::*;
+#[cfg(target_os = "none")]
+pub use super::rseq::rseq;
 pub use super::schedule::*;
 pub use super::sem::*;
 pub use super::shm::*;

@@ -194,7 +194,7 @@ pub fn membarrier(command: i32, flags: u32, _cpu: i32) -> Result<i32> {
 /// # Errors
 /// As the man page says.
 pub fn arch_prctl(option: i32, address: u64) -> Result<()> {
-    use crate::arch::cpu::{msr, read_msr, write_msr};
+    use crate::arch::instruction::{msr, read_msr, write_msr};
     use crate::memory::USER_END;
     const ARCH_SET_GS: i32 = 0x1001;
     const ARCH_SET_FS: i32 = 0x1002;

@@ -3,6 +3,7 @@
 use super::Fd;
 use crate::errno::{Errno, Result};
 use crate::fs::FileRef;
+use crate::fs::mount::NO_EXECUTE;
 use crate::memory::areas::{AreaFlags, Backing, FileLabel, Label, Protection};
 use crate::memory::space::{Access, Mapping, Placement, Remapping};
 use crate::memory::{Content, Frame, PAGE, Page, PageSource, UserPtr, page_ceil, usize_from};
@@ -121,6 +122,10 @@ pub fn mmap(address: u64, len: u64, bits: u64, flags: u64, fd: Fd, offset: u64) 
             return Err(if file.is_path_only() { Errno::EBADF } else { Errno::EACCES });
         }
         let mut allowed = Protection::ALL;
+        let no_execute = file.mount().is_some_and(|mount| mount.has(NO_EXECUTE));
+        if no_execute && rights.contains(Protection::EXECUTE) {
+            return Err(Errno::EPERM);
+        }
         if shared && mode == O_RDONLY {
             if rights.contains(Protection::WRITE) {
                 return Err(Errno::EACCES);

@@ -27,6 +27,7 @@ mod machine;
 mod memory;
 mod memory_lock;
 mod message;
+mod mount;
 mod mqueue;
 mod msg;
 mod open;
@@ -40,6 +41,8 @@ mod process_file;
 mod process_memory;
 mod read_write;
 mod resource;
+#[cfg(target_os = "none")]
+mod rseq;
 mod schedule;
 mod sem;
 mod shm;
@@ -272,7 +275,7 @@ mod dispatch {
             Cpu::current().set_frame_complete();
         }
         // Also a mispredicted branch reads only from the table (Spectre v1).
-        let index = crate::arch::cpu::masked_index(index, LIMIT);
+        let index = crate::arch::instruction::masked_index(index, LIMIT);
         match SYSTEM_CALLS.get(index).filter(|_| number < LIMIT as u64) {
             // SAFETY: handlers take any arguments; those that read the program's frame find it whole.
             Some(handler) => unsafe { handler(a, b, c, d, e, f) },
@@ -318,6 +321,7 @@ mod dispatch {
             crate::sched::run::preempt();
         }
         crate::process::relieve_reserve();
+        crate::memory::reporting::attend();
         super::deliver::on_the_way_out(frame, from_call != 0);
     }
 }

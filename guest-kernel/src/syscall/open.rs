@@ -219,7 +219,7 @@ pub fn memfd_create(name: UserPtr<u8>, flags: u32) -> Result<i32> {
     for part in [b"/memfd:".as_slice(), &name, b" (deleted)"] {
         label.extend_from_slice(part);
     }
-    let inode = namespace::create_memfd(&caller.context.root, &new, label, seals)?;
+    let inode = namespace::create_memfd(caller.context.mounts.root().root(), &new, label, seals)?;
     let file = Arc::new(OpenFile::unnamed(inode, O_RDWR | O_LARGEFILE));
     current().files().lock().add(file, flags & MFD_CLOEXEC != 0)
 }

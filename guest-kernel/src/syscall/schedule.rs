@@ -105,7 +105,10 @@ fn change(thread: &Thread, wanted: Wanted) -> Result<()> {
         thread.task.set_nice(nice);
     }
     #[cfg(target_os = "none")]
-    run::reorder(thread);
+    {
+        run::reorder(thread);
+        super::futex::priority_changed(thread);
+    }
     Ok(())
 }
 

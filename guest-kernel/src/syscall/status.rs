@@ -3,11 +3,13 @@
 use super::caller::{Caller, any_file, check_flags};
 use super::{AT_FDCWD, Fd};
 use crate::errno::{Errno, Result};
-use crate::fs::metadata::{device_parts, devices};
+use crate::fs::metadata::{S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, device_parts, devices};
+use crate::fs::mount::{Mount, NO_DEVICES, NO_EXECUTE, NO_SUID, READ_ONLY};
 use crate::fs::path::{Last, NAME_MAX};
 use crate::fs::{Inode, Metadata, Timestamp};
 use crate::memory::user::Plain;
 use crate::memory::{PAGE, UserPtr};
+use alloc::sync::Arc;
 use linux_raw_sys::general::{
     AT_EACCESS, AT_EMPTY_PATH, AT_NO_AUTOMOUNT, AT_STATX_DONT_SYNC, AT_STATX_FORCE_SYNC,
     AT_STATX_SYNC_TYPE, AT_SYMLINK_NOFOLLOW, DEVPTS_SUPER_MAGIC, PIPEFS_MAGIC, STATX__RESERVED,
@@ -169,7 +171,8 @@ pub fn statx(
     {
         return Err(Errno::EINVAL);
     }
-    let inode = Caller::get().find(directory, path, flags)?;
+    let located = Caller::get().locate(directory, path, flags)?;
+    let inode = &located.inode;
     let metadata = inode.metadata()?;
     let pair = |device: u64| {
         let (major, minor) = device_parts(device);
@@ -196,20 +199,9 @@ pub fn statx(
         modified: metadata.modified.into(),
         special: pair(metadata.special),
         device: pair(metadata.device),
-        mount: mount_of(&metadata),
+        mount: located.mount.as_ref().map_or(0, |mount| mount.id()),
         rest: [0; 13],
     })
-}
-
-/// The number of a file system in /proc/self/mountinfo.
-fn mount_of(metadata: &Metadata) -> u64 {
-    match metadata.device {
-        devices::ROOT => 1,
-        devices::DEV => 2,
-        devices::PROC => 3,
-        devices::SYS => 4,
-        _ => 0,
-    }
 }
 
 /// `access(2)`.
@@ -236,10 +228,23 @@ pub fn faccessat2(directory: Fd, path: UserPtr<u8>, mode: u32, flags: u32) -> Re
     check_flags(mode, 7)?;
     check_flags(flags, AT_EACCESS | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH)?;
     let caller = Caller::get();
-    let inode = caller.find(directory, path, flags)?;
+    let located = caller.locate(directory, path, flags)?;
+    let inode = &located.inode;
     let subject = if flags & AT_EACCESS != 0 { caller.subject() } else { caller.real_subject() };
-    subject.check(&inode, mode)?;
-    let is_constant = matches!(&inode, Inode::Synthetic(node) if !node.is_device());
+    subject.check(inode, mode)?;
+    if mode & crate::fs::permission::EXECUTE != 0
+        && inode.mode()? & S_IFMT == S_IFREG
+        && located.mount.as_ref().is_some_and(|mount| mount.has(NO_EXECUTE))
+    {
+        return Err(Errno::EACCES);
+    }
+    // Devices and the like are written to by way of a read-only mount, too.
+    if mode & crate::fs::permission::WRITE != 0
+        && matches!(inode.mode()? & S_IFMT, S_IFREG | S_IFDIR | S_IFLNK)
+    {
+        located.check_writable()?;
+    }
+    let is_constant = matches!(inode, Inode::Synthetic(node) if !node.is_device());
     if mode & crate::fs::permission::WRITE != 0 && is_constant {
         return Err(Errno::EROFS);
     }
@@ -268,7 +273,7 @@ pub struct Statfs {
 unsafe impl Plain for Statfs {}
 const _: () = assert!(size_of::<Statfs>() == 120);
 
-fn file_system_status(inode: &Inode) -> Result<Statfs> {
+fn file_system_status(inode: &Inode, mount: Option<&Arc<Mount>>) -> Result<Statfs> {
     const ST_VALID: u64 = 0x20;
     const ST_NOATIME: u64 = 0x400;
     let metadata = inode.metadata()?;
@@ -286,17 +291,40 @@ fn file_system_status(inode: &Inode) -> Result<Statfs> {
         flags: ST_VALID,
         spare: [0; 4],
     };
+    if let Some(mount) = mount {
+        // ST_RDONLY, ST_NOSUID, ST_NODEV and ST_NOEXEC have the values of the flags for mount(2).
+        let flags = mount.flags() & (READ_ONLY | NO_SUID | NO_DEVICES | NO_EXECUTE);
+        let read_only = if mount.is_read_only() { READ_ONLY } else { 0 };
+        status.flags |= u64::from(flags | read_only);
+    }
     if let Some(file_system) = inode.file_system() {
         // To a program it is a file system in memory, of the image's size and what may be added.
         let usage = &file_system.usage;
         let free = usage.limit().saturating_sub(usage.used()) / PAGE;
         status.kind = TMPFS_MAGIC.into();
-        status.blocks = file_system.image().blocks() + usage.limit() / PAGE;
-        status.free = free;
-        status.available = free;
-        status.files = file_system.image().first_free_number() + usage.limit() / 512;
-        status.free_files = usage.limit().saturating_sub(usage.used()) / 512;
+        let (files, free_files) = usage.node_room();
         status.flags |= ST_NOATIME;
+        let image = file_system.image();
+        let is_root = metadata.device == devices::ROOT;
+        if usage.limit() != u64::MAX {
+            status.blocks = image.blocks() + usage.limit() / PAGE;
+            status.free = free;
+            status.available = free;
+        }
+        if free_files < u64::MAX / 2 {
+            status.files = files + if is_root { image.first_free_number() } else { 0 };
+            status.free_files = free_files;
+        }
+        return Ok(status);
+    }
+    if let Inode::Volume(node) = inode {
+        /// `V9FS_MAGIC`.
+        const KIND: u64 = 0x0102_1997;
+        let [block, all, free, available, files, free_files] = node.file_system_status()?;
+        status.kind = KIND;
+        (status.block_size, status.fragment_size) = (block, block);
+        (status.blocks, status.free, status.available) = (all, free, available);
+        (status.files, status.free_files) = (files, free_files);
         return Ok(status);
     }
     status.kind = match metadata.device {
@@ -317,8 +345,9 @@ fn file_system_status(inode: &Inode) -> Result<Statfs> {
 /// # Errors
 /// As the man page says.
 pub fn statfs(path: UserPtr<u8>, buffer: UserPtr<Statfs>) -> Result<()> {
-    let inode = Caller::get().walk(AT_FDCWD, path, Last::Follow)?.existing()?;
-    buffer.write(file_system_status(&inode)?)
+    let found = Caller::get().walk(AT_FDCWD, path, Last::Follow)?;
+    let mount = found.mount.clone();
+    buffer.write(file_system_status(&found.existing()?, mount.as_ref())?)
 }
 
 /// `fstatfs(2)`.
@@ -326,5 +355,6 @@ pub fn statfs(path: UserPtr<u8>, buffer: UserPtr<Statfs>) -> Result<()> {
 /// # Errors
 /// As the man page says.
 pub fn fstatfs(fd: Fd, buffer: UserPtr<Statfs>) -> Result<()> {
-    buffer.write(file_system_status(any_file(fd)?.inode())?)
+    let file = any_file(fd)?;
+    buffer.write(file_system_status(file.inode(), file.mount())?)
 }

@@ -5,12 +5,11 @@ use crate::capability::Capability;
 use crate::errno::{Errno, Result};
 use crate::memory::UserPtr;
 use crate::memory::user::Plain;
-use crate::process;
+use crate::process::{self, Process, Thread};
 use crate::sched::{self, WaitQueue};
-use crate::time::clock::{ClockId, CpuClock};
+use crate::time::clock::{ClockId, CpuClock, CpuTime};
 use crate::time::timespec::{Timespec, Timeval};
 use crate::time::{self, NANOSECONDS, USER_HZ, VVAR};
-use core::sync::atomic::Ordering;
 
 /// `TIMER_ABSTIME`.
 const TIMER_ABSTIME: u32 = 1;
@@ -90,11 +89,13 @@ pub fn times(buffer: UserPtr<Tms>) -> Result<u64> {
     if let Some(buffer) = buffer.non_null() {
         let me = process::current();
         let ticks = |ticks: u64| time::tsc_ns(ticks) / TICK_NS;
-        let children = me.children_usage.lock().ticks;
+        look_at_times();
+        let (own, children) = (Process::usage(&me), *me.children_usage.lock());
         buffer.write(Tms {
-            user: ticks(me.usage().ticks),
-            children_user: ticks(children),
-            ..Tms::default()
+            user: ticks(own.ticks_of(CpuTime::User)),
+            system: ticks(own.system),
+            children_user: ticks(children.ticks_of(CpuTime::User)),
+            children_system: ticks(children.system),
         })?;
     }
     Ok(time::monotonic_ns() / TICK_NS)
@@ -106,16 +107,12 @@ pub fn getrusage(who: i32, buffer: UserPtr<Usage>) -> Result<()> {
     const PROCESS: i32 = 0;
     const THREAD: i32 = 1;
     let me = process::current();
+    look_at_times();
     buffer.write(match who {
-        PROCESS => usage_of(me.usage()),
+        PROCESS => usage_of(Process::usage(&me)),
         THREAD => {
-            let switches = [0, 1].map(|kind: usize| me.task.switches[kind].load(Ordering::Relaxed));
-            usage_of(process::Usage {
-                ticks: me.task.ticks(),
-                minor_faults: me.minor_faults.load(Ordering::Relaxed),
-                resident_peak: me.memory().resident().1,
-                switches,
-            })
+            let resident_peak = me.memory().resident().1;
+            usage_of(process::Usage { resident_peak, ..Thread::usage(&me) })
         }
         CHILDREN => usage_of(*me.children_usage.lock()),
         _ => return Err(Errno::EINVAL),
@@ -126,13 +123,20 @@ pub fn getrusage(who: i32, buffer: UserPtr<Usage>) -> Result<()> {
 pub fn usage_of(used: process::Usage) -> Usage {
     const KIB_PER_PAGE: u64 = 4;
     Usage {
-        user: Timeval::from_ns(time::tsc_ns(used.ticks)),
+        user: Timeval::from_ns(time::tsc_ns(used.ticks_of(CpuTime::User))),
+        system: Timeval::from_ns(time::tsc_ns(used.system)),
         resident_peak_kib: used.resident_peak * KIB_PER_PAGE,
         minor_faults: used.minor_faults,
         voluntary_switches: used.switches[0],
         involuntary_switches: used.switches[1],
         ..Usage::default()
     }
+}
+
+/// Who asks for user and system time may ask again: they shall be told apart from now on at the latest.
+fn look_at_times() {
+    #[cfg(target_os = "none")]
+    sched::run::begin_samples();
 }
 
 /// nanosleep(2).
@@ -158,7 +162,8 @@ pub fn clock_nanosleep(
     }
     let ns = requested.read()?.to_ns()?;
     // A thread whose own time is to wake it would sleep for ever.
-    if matches!(clock, ClockId::Cpu(CpuClock { thread: true, .. })) {
+    let is_own = |tid: i32| tid == 0 || tid == process::current().tid();
+    if matches!(clock, ClockId::Cpu(CpuClock { pid, thread: true, .. }) if is_own(pid)) {
         return Err(Errno::EINVAL);
     }
     if flags & TIMER_ABSTIME != 0 {
@@ -191,10 +196,25 @@ fn sleep_for(clock: ClockId, ns: u64, remaining: UserPtr<Timespec>) -> Result<()
 
 /// Sleeps until the clock shows `target`.
 ///
-/// A sleep until CPU time has been used ends by a signal only, as nobody watches such clocks.
+/// Nobody watches clocks of CPU time: one is looked at when it can have come that far at the earliest, or, if
+/// it stands still, ever more rarely.
 fn sleep_until(clock: ClockId, target: u64) -> Result<()> {
+    const LOOK_NS: [u64; 2] = [1_000_000, 64_000_000];
+    /// Threads that are likely to add to a clock at once; with more, a look comes later.
+    const CPUS: u64 = 4;
     let ClockId::Shared(shared) = clock else {
-        return sched::wait(&[], None, || (read(clock) >= target).then_some(())).map(|_| ());
+        let (mut seen, mut look) = (0, LOOK_NS[0]);
+        loop {
+            let now = read(clock);
+            if now >= target {
+                return Ok(());
+            }
+            look = if now == seen { (look * 2).min(LOOK_NS[1]) } else { LOOK_NS[0] };
+            seen = now;
+            let ns = (target - now) / CPUS;
+            let deadline = time::monotonic_ns().saturating_add(ns.max(look));
+            sched::wait(&[], Some(deadline), || None::<()>)?;
+        }
     };
     let queues: &[&WaitQueue] = if shared.is_realtime() { &[&time::CLOCK_SET] } else { &[] };
     loop {
@@ -221,15 +241,18 @@ pub(super) fn clock(id: i32) -> Result<ClockId> {
 /// or the thread is another process's.
 fn cpu_ticks(clock: CpuClock) -> Option<u64> {
     let me = process::current();
-    match (clock.pid, clock.thread) {
-        (0, true) => Some(me.task.ticks()),
-        (0, false) => Some(me.usage().ticks),
+    let usage = match (clock.pid, clock.thread) {
+        // The usual question needs no more than this.
+        (0, true) if clock.time == CpuTime::Scheduled => return Some(me.task.ticks()),
+        (0, true) => Thread::usage(&me),
+        (0, false) => Process::usage(&me),
         (tid, true) => {
             let thread = process::find_thread(tid).filter(|thread| thread.pid == me.pid)?;
-            Some(thread.task.ticks())
+            Thread::usage(&thread)
         }
-        (pid, false) => Some(process::find(pid)?.usage().ticks),
-    }
+        (pid, false) => process::find(pid)?.usage(),
+    };
+    Some(usage.ticks_of(clock.time))
 }
 
 /// What a clock shows, in nanoseconds.

@@ -9,7 +9,7 @@ use crate::process::timers::{Effect, Interval, Source, Timer};
 use crate::process::{self, current, resource};
 use crate::signal::number;
 use crate::time::NANOSECONDS;
-use crate::time::clock::{Clock, ClockId, CpuClock};
+use crate::time::clock::{Clock, ClockId, CpuClock, CpuTime};
 use crate::time::timespec::{Timespec, Timeval};
 use alloc::sync::Arc;
 
@@ -51,7 +51,8 @@ fn interval_timer(which: Interval) -> Arc<Timer> {
     timers.interval(which).unwrap_or_else(|| {
         let source = match which {
             Interval::Real => Source::Monotonic,
-            Interval::Virtual | Interval::Profiling => Source::Process(owner.clone()),
+            Interval::Virtual => Source::Process(owner.clone(), CpuTime::User),
+            Interval::Profiling => Source::Process(owner.clone(), CpuTime::UserAndSystem),
         };
         let timer = Timer::new(owner, source, Effect::Interval(which));
         timers.set_interval(which, timer.clone());
@@ -106,19 +107,19 @@ fn source(clock: i32) -> Result<Source> {
         ClockId::Shared(Clock::Realtime | Clock::Tai) => Ok(Source::Realtime),
         ClockId::Shared(Clock::Monotonic | Clock::Boottime) => Ok(Source::Monotonic),
         ClockId::Shared(_) => Err(Errno::EOPNOTSUPP),
-        ClockId::Cpu(CpuClock { pid: 0, thread: true, .. }) => {
-            Ok(Source::Thread(Arc::downgrade(&current().to_arc())))
+        ClockId::Cpu(CpuClock { pid: 0, thread: true, time }) => {
+            Ok(Source::Thread(Arc::downgrade(&current().to_arc()), time))
         }
-        ClockId::Cpu(CpuClock { pid: 0, thread: false, .. }) => {
-            Ok(Source::Process(Arc::downgrade(&current().process)))
+        ClockId::Cpu(CpuClock { pid: 0, thread: false, time }) => {
+            Ok(Source::Process(Arc::downgrade(&current().process), time))
         }
-        ClockId::Cpu(CpuClock { pid, thread: true, .. }) => {
+        ClockId::Cpu(CpuClock { pid, thread: true, time }) => {
             let thread = process::find_thread(pid).ok_or(Errno::EINVAL)?;
-            Ok(Source::Thread(Arc::downgrade(&thread)))
+            Ok(Source::Thread(Arc::downgrade(&thread), time))
         }
-        ClockId::Cpu(CpuClock { pid, thread: false, .. }) => {
+        ClockId::Cpu(CpuClock { pid, thread: false, time }) => {
             let process = process::find(pid).ok_or(Errno::EINVAL)?;
-            Ok(Source::Process(Arc::downgrade(&process)))
+            Ok(Source::Process(Arc::downgrade(&process), time))
         }
     }
 }

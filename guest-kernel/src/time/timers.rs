@@ -296,6 +296,7 @@ pub fn program() {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::numbers::Random;
     use std::collections::BTreeMap;
     use std::sync::Mutex;
 
@@ -326,29 +327,25 @@ mod tests {
         let mut queue = Queue::new(Base::Monotonic);
         let mut model = BTreeMap::new();
         let mut gone = Vec::new();
-        let mut random = 1_u64;
-        let mut below = |limit: u64| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            (random >> 33) % limit
-        };
+        let mut random = Random(1);
         for number in 0..20_000 {
-            match below(5) {
+            match random.below(5) {
                 0..=2 => {
                     // Few deadlines, so that many are equal.
-                    let deadline = below(500);
+                    let deadline = random.below(500);
                     let note = Arc::new(Note(number, notes.clone()));
                     let key = queue.insert(deadline, note).unwrap();
                     model.insert((deadline, number), key);
                 }
                 3 if !model.is_empty() => {
-                    let nth = usize::try_from(below(model.len() as u64)).unwrap();
+                    let nth = usize::try_from(random.below(model.len() as u64)).unwrap();
                     let (&place, &key) = model.iter().nth(nth).unwrap();
                     assert!(queue.remove(key).is_some());
                     model.remove(&place);
                     gone.push(key);
                 }
                 _ => {
-                    let now = below(500);
+                    let now = random.below(500);
                     let popped = queue.pop(now);
                     let first = model.first_key_value().map(|(&place, &key)| (place, key));
                     match first.filter(|((deadline, _), _)| *deadline <= now) {

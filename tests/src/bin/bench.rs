@@ -238,9 +238,9 @@ fn counters(paths: &Paths) -> Result<Vec<Figure>, Failure> {
         (
             "exit-asm",
             "entry to first user instruction, and exit",
-            [Some(20_000.0), None, None, None],
+            [Some(20_000.0), None, None, None, None],
         ),
-        ("hello-musl", "hello", [None, None, Some(256.0), Some(3072.0)]),
+        ("hello-musl", "hello", [None, None, Some(256.0), Some(3072.0), None]),
     ] {
         let report = env::temp_dir().join(format!("airlock-bench-{}", std::process::id()));
         let status = Command::new(&paths.airlock)
@@ -260,6 +260,7 @@ fn counters(paths: &Paths) -> Result<Vec<Figure>, Failure> {
             ("exits", "exits", "exits"),
             ("guest_pages", "guest memory touched", "pages"),
             ("vmm_resident_kib", "VMM memory besides guest memory", "KiB"),
+            ("in_place_kib", "guest kernel and files used in the page cache", "KiB"),
         ]
         .into_iter()
         .zip(bounds)

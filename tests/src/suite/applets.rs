@@ -74,7 +74,7 @@ const FILTERS: [&[&str]; 12] = [
 ];
 
 /// Applets that need no file.
-const OTHERS: [&[&str]; 22] = [
+const OTHERS: [&[&str]; 23] = [
     &["date", "-u", "-d", "@1234567890"],
     &["printf", "%s %d %x %5.2f\\n", "text", "42", "255", "3.14159"],
     &["echo", "-e", "a\\tb\\0101"],
@@ -100,6 +100,7 @@ const OTHERS: [&[&str]; 22] = [
         "-c",
         "x=0; while [ $x -lt 1000 ]; do x=$((x+1)); done; echo $x > f; read y < f; echo $y ${#y}; exit 7",
     ],
+    &["sh", "-c", "find /proc/self/task -name comm | sed 's/[0-9][0-9]*/N/g'"],
     &["sh", "-c", "cd /tmp && umask 077 && : > new && [ -f new ] && echo made; kill -TERM $$"],
 ];
 
@@ -162,6 +163,12 @@ pub(super) fn add(tests: &mut Tests) {
                 .map(drop)
         });
     }
+    tests.add("applets/ls -R /proc", |context| {
+        let run = busybox(context, &["ls", "-R", "/proc"]).run_in_guest(context)?;
+        let text = String::from_utf8_lossy(&run.stdout);
+        let threads = text.lines().filter(|line| line.ends_with("/task:")).count();
+        ensure(threads == 1, || format!("{threads} lists of threads, of one process:\n{text}"))
+    });
     tests.add("applets/gzip -dc", |context| {
         let packed = busybox(context, &["gzip", "-c", "prose"])
             .file("prose", prose(MEGABYTE))

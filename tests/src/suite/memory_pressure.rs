@@ -22,10 +22,36 @@ fn run(context: &Context, mode: &str) -> Result<Run, String> {
     Ok(run)
 }
 
+/// How much of a machine's memory is the host's in the end, in KiB, after a program that used 32 MiB.
+fn resident_after(context: &Context, mode: &str, cpus: &str) -> Result<u64, String> {
+    let report = context.directory.join("statistics");
+    let run = Program::new(context.fixture("hungry"))
+        .args([mode])
+        .options(["--mem", "256M", "--cpus", cpus])
+        .guest_spec(context)
+        .envs([("AIRLOCK_STATS".into(), report.clone().into())])
+        .directory(&context.directory)
+        .limit(Duration::from_secs(60) * context.patience)
+        .run()?;
+    ensure(run.status == 0 && run.stdout == b"done\n", || format!("{run:?}"))?;
+    let text = std::fs::read_to_string(&report).map_err(|error| error.to_string())?;
+    let (_, rest) = text.split_once("\"guest_memory_kib\": ").ok_or_else(|| text.clone())?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().map_err(|error| format!("{error}: {text}"))
+}
+
 /// `128 + SIGKILL`.
 const KILLED: u8 = 137;
 
 pub(super) fn add(tests: &mut Tests) {
+    for cpus in ["1", "3"] {
+        tests.add(format!("memory/given back to the host, {cpus} vCPUs"), move |context| {
+            let resident = resident_after(context, "give-back", cpus)?;
+            ensure(resident < 4 << 10, || format!("{resident} KiB are resident"))?;
+            let resident = resident_after(context, "take-again", cpus)?;
+            ensure(resident > 32 << 10, || format!("only {resident} KiB are resident"))
+        });
+    }
     for mode in ["touch", "read"] {
         tests.add(format!("memory/{mode}"), move |context| {
             let run = run(context, mode)?;

@@ -2,6 +2,7 @@
 
 mod applets;
 mod commands;
+mod containers;
 mod dynamic;
 mod endings;
 mod executables;
@@ -18,6 +19,7 @@ mod signals;
 mod streams;
 mod terminal;
 mod threads;
+mod volumes;
 mod waiting;
 
 use crate::harness::{Context, Tests};
@@ -35,6 +37,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     executables::add(tests);
     refusals::add(tests);
     rootfs::add(tests);
+    containers::add(tests);
     endings::add(tests);
     terminal::add(tests);
     interactive::add(tests);
@@ -42,6 +45,7 @@ pub fn add_all(tests: &mut Tests, context: &Context) -> Result<(), String> {
     memory_pressure::add(tests);
     hostile::add(tests);
     threads::add(tests);
+    volumes::add(tests);
     waiting::add(tests);
     Ok(())
 }

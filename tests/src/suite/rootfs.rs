@@ -14,12 +14,13 @@ const SCRIPT: &str = "stat -c '%n %s %a %u %g %h %F' /bin /bin/busybox /bin/sh /
     cat /etc/motd /etc/link; ls /many | wc -l; greet a b; echo changed > /etc/motd; cat /etc/again; \
     sha256sum /bin/busybox";
 
-fn text(error: impl std::fmt::Display) -> String {
+/// An error as the test's.
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 /// Makes the root in the test's directory, and returns where.
-fn root(context: &Context) -> Result<PathBuf, String> {
+pub(super) fn root(context: &Context) -> Result<PathBuf, String> {
     let root = context.directory.join("root");
     for directory in ["bin", "etc", "many", "tmp"] {
         fs::create_dir_all(root.join(directory)).map_err(text)?;
@@ -46,7 +47,7 @@ fn root(context: &Context) -> Result<PathBuf, String> {
 }
 
 /// The command, with a cache of its own.
-fn airlock(context: &Context) -> Spec {
+pub(super) fn airlock(context: &Context) -> Spec {
     let cache = context.directory.join("cache");
     context
         .airlock()

@@ -108,6 +108,14 @@ pub(super) fn add(tests: &mut Tests) {
     tests.add("streams/input one byte at a time", |context| {
         take(context, 2000, 1).input(Input::Pipe(noise(2000))).compare(context).map(drop)
     });
+    tests.add("streams/how much input there is", |context| {
+        let input = Input::Pipe(noise(100));
+        Program::new(context.fixture("available"))
+            .args(["100"])
+            .input(input)
+            .compare(context)
+            .map(drop)
+    });
     tests.add("streams/input from a file", |context| {
         let path = context.directory.join("input");
         fs::write(&path, noise(MEGABYTE)).map_err(|error| error.to_string())?;

@@ -7,6 +7,7 @@ mod options;
 mod program;
 mod rootfs;
 mod run;
+mod volumes;
 
 use std::error::Error;
 use std::io::{self, Write};

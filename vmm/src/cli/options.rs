@@ -26,6 +26,8 @@ Examples:
   airlock run ./prog arg1 < input > output     run a program as if there were no virtual machine
   airlock run --file data.csv ./prog data.csv  the program sees this file, and no others
   airlock run --file ./site:/srv ./httpd /srv  a directory, at another place
+  airlock run --volume $PWD:/src:ro ./lint /src
+                                               a directory as it is on the host, not to be changed
   airlock run --timeout 10 --mem 1G ./prog     no more than 10 seconds and 1 GiB
   airlock run --rootfs ./debian bash -c 'ls /' another system: PROGRAM is a path or name in there
   airlock run -t --env LANG=C ./editor         on the terminal, with a variable
@@ -104,6 +106,8 @@ pub enum ThreadKind {
     Vcpu,
     /// Handles devices
     Vmm,
+    /// Serves a shared directory
+    Volume,
 }
 
 impl From<ThreadKind> for Thread {
@@ -111,6 +115,7 @@ impl From<ThreadKind> for Thread {
         match kind {
             ThreadKind::Vcpu => Self::Vcpu,
             ThreadKind::Vmm => Self::Vmm,
+            ThreadKind::Volume => Self::Volume,
         }
     }
 }
@@ -133,6 +138,9 @@ pub struct RunOptions {
     /// Add a file or directory to what the guest sees [GUEST: the same absolute path as on the host]
     #[arg(long, value_name = "HOST[:GUEST]", value_parser = clap::builder::OsStringValueParser::new())]
     pub file: Vec<OsString>,
+    /// Share a directory with the guest, live; with `:ro` it may not change it
+    #[arg(long, value_name = "HOST:GUEST[:ro]", value_parser = clap::builder::OsStringValueParser::new())]
+    pub volume: Vec<OsString>,
     /// The guest's files: an EROFS image, a directory, a tar archive, an OCI layout or a docker archive
     #[arg(long, value_name = "SOURCE")]
     pub rootfs: Option<PathBuf>,

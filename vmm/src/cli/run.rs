@@ -15,6 +15,7 @@ use super::libraries;
 use super::options::RunOptions;
 use super::program::{self, Program, ProgramError};
 use super::rootfs::{self, Guest};
+use super::volumes;
 use super::{FAILED, Failure, NOT_EXECUTABLE, NOT_FOUND, SIGNALED, TIMED_OUT, report};
 
 /// Where programs are in a guest, for programs that look for others.
@@ -35,6 +36,11 @@ pub fn run(options: RunOptions) -> Result<u8, Failure> {
     let config = configure(options)?;
     let program = String::from_utf8_lossy(&config.program).into_owned();
     let directory = String::from_utf8_lossy(&config.directory).into_owned();
+    let places: Vec<_> = config
+        .volumes
+        .iter()
+        .map(|volume| String::from_utf8_lossy(&volume.guest).into_owned())
+        .collect();
 
     // From here to the end of the virtual machine; dropping it restores the terminal.
     let raw_mode = if terminal { Some(RawMode::enter()?) } else { None };
@@ -64,6 +70,11 @@ pub fn run(options: RunOptions) -> Result<u8, Failure> {
         }
         Outcome::NoRoot(error) => {
             report(&format!("the guest kernel cannot mount the root image: {}", root_error(error)));
+            FAILED
+        }
+        Outcome::NoVolume { index, error } => {
+            let place = places.get(usize::from(index)).map_or("a place", String::as_str);
+            report(&format!("cannot mount a volume at '{place}' in the guest: {}", text(error)));
             FAILED
         }
         Outcome::NoDirectory(error) => {
@@ -115,6 +126,7 @@ fn start_log(verbose: bool) {
 }
 
 fn configure(mut options: RunOptions) -> Result<Config, Failure> {
+    let volumes = volumes::open(&options.volume)?;
     let guest = match options.rootfs.take() {
         Some(source) => rootfs::configure(&source, &mut options)?,
         None => around_program(&mut options)?,
@@ -124,6 +136,7 @@ fn configure(mut options: RunOptions) -> Result<Config, Failure> {
         cpus: options.cpus,
         kernel: options.kernel.map_or(KernelImage::Embedded(embedded::KERNEL), KernelImage::File),
         root: guest.image,
+        volumes,
         program: guest.program,
         arguments: guest.arguments,
         environment: guest.environment,
@@ -166,7 +179,6 @@ fn around_program(options: &mut RunOptions) -> Result<Guest, Failure> {
         None => program::guest_directory()?,
     };
     image.add_directory(&directory)?;
-
     Ok(Guest {
         image: image.build()?,
         program,

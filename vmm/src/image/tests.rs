@@ -10,31 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{GuestPath, ImageBuilder, ImageError};
 use crate::config::{Piece, RootImage};
-
-/// A directory that is gone when the test ends.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path =
-            std::env::temp_dir().join(format!("airlock-image-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.0.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::scratch::Scratch;
 
 fn guest(path: &str) -> GuestPath {
     GuestPath::new(path.as_bytes()).unwrap()
@@ -214,7 +190,7 @@ fn an_image_without_files_is_a_minimal_root() {
 
 #[test]
 fn host_files_keep_content_mode_and_time_whatever_their_size() {
-    let scratch = Scratch::new("sizes");
+    let scratch = Scratch::new("image-sizes");
     let mut builder = ImageBuilder::new();
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789);
     let sizes = [0_usize, 1, 512, 513, 4095, 4096, 4097, 16383, 16384, 16385, 100_000];
@@ -247,7 +223,7 @@ fn host_files_keep_content_mode_and_time_whatever_their_size() {
 
 #[test]
 fn a_directory_brings_all_that_is_in_it() {
-    let scratch = Scratch::new("tree");
+    let scratch = Scratch::new("image-tree");
     // Names around "." and ".." in the order of bytes, and more than fit into a block.
     let odd = ["!", "-", "-x", ".-", ".a", "..b", "...", "/deeper/still/x", "é"];
     for name in odd {
@@ -285,7 +261,7 @@ fn a_directory_brings_all_that_is_in_it() {
 
 #[test]
 fn thousands_of_files_are_copied_rather_than_opened() {
-    let scratch = Scratch::new("many");
+    let scratch = Scratch::new("image-many");
     for number in 0..700 {
         scratch.file(&format!("host/{number}"), &[7; 16384]);
     }
@@ -299,7 +275,7 @@ fn thousands_of_files_are_copied_rather_than_opened() {
 
 #[test]
 fn places_that_are_taken_are_errors() {
-    let scratch = Scratch::new("taken");
+    let scratch = Scratch::new("image-taken");
     let one = scratch.file("one", b"1");
     let two = scratch.file("two", b"2");
     let mut builder = ImageBuilder::new();
@@ -334,7 +310,7 @@ fn what_is_no_file_is_an_error() {
 
 #[test]
 fn more_than_the_guest_has_room_for_is_an_error() {
-    let scratch = Scratch::new("huge");
+    let scratch = Scratch::new("image-huge");
     let path = scratch.0.join("sparse");
     File::create(&path).unwrap().set_len(200 << 30).unwrap();
     let mut builder = ImageBuilder::new();
@@ -346,7 +322,7 @@ fn more_than_the_guest_has_room_for_is_an_error() {
 
 #[test]
 fn a_file_of_more_than_4_gib_has_its_size() {
-    let scratch = Scratch::new("large");
+    let scratch = Scratch::new("image-large");
     let path = scratch.0.join("sparse");
     File::create(&path).unwrap().set_len((5 << 30) + 1).unwrap();
     let mut builder = ImageBuilder::new();
@@ -363,7 +339,7 @@ fn a_file_of_more_than_4_gib_has_its_size() {
 
 #[test]
 fn a_typical_image_is_made_in_no_time() {
-    let scratch = Scratch::new("speed");
+    let scratch = Scratch::new("image-speed");
     let program = scratch.file("program", &[1; 20_000]);
     // The best of several, so that a busy machine does not matter; generous for a debug build.
     let best = (0..50)

@@ -4,7 +4,7 @@
 //! later members and layers replaced others. So nothing but names and attributes is ever in memory, and
 //! the image has no data that no name leads to.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use tar::{Archive, Entry, EntryType};
 
 use super::directory::is_kept;
-use super::error::{RootfsError, reading};
+use super::error::{RootfsError, damaged, reading};
 use super::merge;
 use super::output::{Output, fill};
 use super::pack::Source;
@@ -57,8 +57,8 @@ impl Layer {
         Ok(Blob::new(file, self.start, self.length))
     }
 
-    fn damaged(&self, reason: impl ToString) -> RootfsError {
-        RootfsError::Damaged { path: self.path.clone(), reason: reason.to_string() }
+    fn damaged(&self, reason: &str) -> RootfsError {
+        RootfsError::Damaged { path: self.path.clone(), reason: reason.to_owned() }
     }
 }
 
@@ -76,14 +76,9 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// One error of the tar library, whose messages have several parts, as one line.
-fn one_line(error: &io::Error) -> String {
-    let text = error.to_string();
-    if error.kind() == io::ErrorKind::UnexpectedEof || text.contains("unexpected EOF") {
-        return "it ends in the middle".to_owned();
-    }
-    text.replace('\n', " ")
-}
+/// The names that a layer itself brought, by their directories: its whiteouts leave them alone, wherever
+/// in the layer they stand.
+type OwnNames = HashSet<(NodeId, Vec<u8>)>;
 
 /// Members of archives, merged: later ones replace earlier ones.
 #[derive(Debug)]
@@ -121,17 +116,17 @@ impl Archives {
         let count = std::cell::Cell::new(0);
         let mut archive = Archive::new(Counted { reader, count: &count });
         let mut end = 0;
-        // What this layer brought, which its own whiteouts leave alone.
-        let mut own: HashMap<NodeId, ()> = HashMap::new();
-        let damaged = |error: &io::Error| layer.damaged(one_line(error));
-        let entries = archive.entries().map_err(|error| damaged(&error))?;
+        let mut own = OwnNames::new();
+        let path = layer.path.clone();
+        let damaged = damaged(&path);
+        let entries = archive.entries().map_err(&damaged)?;
         for (number, entry) in (0..).zip(entries) {
-            let mut entry = entry.map_err(|error| damaged(&error))?;
+            let mut entry = entry.map_err(&damaged)?;
             let before = count.get();
             // What lies in the archive of a sparse member is less than its size.
             let is_sparse = entry.header().entry_type().is_gnu_sparse();
             let stored = if is_sparse { entry.header().entry_size() } else { Ok(entry.size()) };
-            let stored = stored.map_err(|error| damaged(&error))?;
+            let stored = stored.map_err(&damaged)?;
             end = entry.raw_file_position().saturating_add(stored);
             self.add_member(&layer, number, &mut entry, whiteouts, &mut own)?;
             output.progress.advance(count.get().saturating_sub(before) + entry.size());
@@ -141,7 +136,7 @@ impl Archives {
             return Err(layer.damaged("it ends without an end mark"));
         }
         // Checksums and digests cover all of it.
-        io::copy(&mut rest, &mut io::sink()).map_err(|error| damaged(&error))?;
+        io::copy(&mut rest, &mut io::sink()).map_err(&damaged)?;
         self.layers.push(layer);
         Ok(())
     }
@@ -152,7 +147,7 @@ impl Archives {
         number: u64,
         entry: &mut Entry<'_, impl Read>,
         whiteouts: bool,
-        own: &mut HashMap<NodeId, ()>,
+        own: &mut OwnNames,
     ) -> Result<(), RootfsError> {
         let kind = entry.header().entry_type();
         if kind.is_pax_global_extensions() {
@@ -165,7 +160,7 @@ impl Archives {
             reason: reason.to_owned(),
         };
         let path = merge::components(&full_name).map_err(refused)?;
-        let attributes = attributes(entry).map_err(|error| layer.damaged(one_line(&error)))?;
+        let attributes = attributes(entry).map_err(damaged(&layer.path))?;
         let Some((&name, above)) = path.split_last() else {
             if kind.is_dir() {
                 let node = &mut self.tree.nodes_mut()[ROOT];
@@ -178,6 +173,9 @@ impl Archives {
         if whiteouts && name.starts_with(WHITEOUT) {
             self.white_out(directory, name, own);
             return Ok(());
+        }
+        if whiteouts {
+            own.insert((directory, name.to_vec()));
         }
         let existing = merge::child(&self.tree, directory, name);
         let content = match kind {
@@ -244,29 +242,17 @@ impl Archives {
         };
         let mut node = Node::new(content, attributes);
         node.extended = extended(entry).ok_or_else(|| refused(NO_ROOM))?;
-        let node = merge::add(&mut self.tree, directory, name, node);
-        own.insert(node, ());
+        merge::add(&mut self.tree, directory, name, node);
         Ok(())
     }
 
     /// Does what a whiteout says, to what is of the layers below.
-    fn white_out(&mut self, directory: NodeId, name: &[u8], own: &HashMap<NodeId, ()>) {
+    fn white_out(&mut self, directory: NodeId, name: &[u8], own: &OwnNames) {
+        let is_own = |directory, name: &[u8]| own.contains(&(directory, name.to_vec()));
         if name == OPAQUE {
-            let Content::Directory(entries) = &self.tree.nodes()[directory].content else { return };
-            let old: Vec<Vec<u8>> = entries
-                .iter()
-                .filter(|(_, node)| !own.contains_key(node))
-                .map(|(name, _)| name.clone())
-                .collect();
-            for name in old {
-                merge::remove(&mut self.tree, directory, &name);
-            }
+            merge::prune(&mut self.tree, directory, None, is_own);
         } else {
-            let name = &name[WHITEOUT.len()..];
-            let node = merge::child(&self.tree, directory, name);
-            if node.is_some_and(|node| !own.contains_key(&node)) {
-                merge::remove(&mut self.tree, directory, name);
-            }
+            merge::prune(&mut self.tree, directory, Some(&name[WHITEOUT.len()..]), is_own);
         }
     }
 }
@@ -288,10 +274,8 @@ fn pax<'a>(entry: &'a mut Entry<'_, impl Read>) -> io::Result<Vec<(&'a [u8], &'a
 fn attributes(entry: &mut Entry<'_, impl Read>) -> io::Result<Attributes> {
     let header = entry.header();
     let permissions = u16::try_from(header.mode()? & 0o7777).unwrap_or(0);
-    let (user, group) = (header.uid()?, header.gid()?);
-    let mtime = header.mtime()?;
-    let mut modified = (mtime, 0);
-    let (mut user, mut group) = (user, group);
+    let (mut user, mut group) = (header.uid()?, header.gid()?);
+    let mut modified = (header.mtime()?, 0);
     let invalid = |what| io::Error::other(format!("a member's {what} is no number"));
     for (key, value) in pax(entry)? {
         let text = std::str::from_utf8(value);
@@ -355,12 +339,13 @@ impl Source for Archives {
             .map(|&(data, offset, length)| (self.files[data], (offset, length)))
             .collect();
         for (index, layer) in self.layers.iter().enumerate() {
-            let failed = |error: io::Error| layer.damaged(one_line(&error));
-            let mut archive = Archive::new(decompressed(layer.blob()?).map_err(failed)?);
-            for (number, entry) in (0..).zip(archive.entries().map_err(failed)?) {
-                let entry = entry.map_err(failed)?;
+            let failed = damaged(&layer.path);
+            let mut archive = Archive::new(decompressed(layer.blob()?).map_err(&failed)?);
+            for (number, entry) in (0..).zip(archive.entries().map_err(&failed)?) {
+                let entry = entry.map_err(&failed)?;
                 let Some(&(offset, length)) = places.get(&(index, number)) else { continue };
-                if entry.size() != length || output.copy(entry, failed, offset, length)? != length {
+                if entry.size() != length || output.copy(entry, &failed, offset, length)? != length
+                {
                     return Err(RootfsError::Changed(layer.path.clone()));
                 }
             }
@@ -380,15 +365,14 @@ pub fn index(
     length: u64,
     path: &Path,
 ) -> Result<HashMap<Vec<u8>, (u64, u64)>, RootfsError> {
-    let damaged =
-        |error: io::Error| RootfsError::Damaged { path: path.to_owned(), reason: one_line(&error) };
+    let damaged = damaged(path);
     let blob = Blob::new(file.try_clone().map_err(reading(path))?, 0, length);
     let mut archive = Archive::new(blob);
     let mut members = HashMap::new();
     let mut links = Vec::new();
     let entries = archive.entries_with_seek();
-    for entry in entries.map_err(damaged)? {
-        let entry = entry.map_err(damaged)?;
+    for entry in entries.map_err(&damaged)? {
+        let entry = entry.map_err(&damaged)?;
         let name = |bytes: &[u8]| bytes.strip_prefix(b"./").unwrap_or(bytes).to_vec();
         let own = name(&entry.path_bytes());
         match entry.header().entry_type() {

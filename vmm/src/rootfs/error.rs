@@ -86,6 +86,20 @@ pub fn reading(path: &Path) -> impl Fn(io::Error) -> RootfsError + '_ {
     move |source| RootfsError::Read { path: path.to_owned(), source }
 }
 
+/// Makes an error of what a library finds wrong with the format of this file.
+pub fn damaged(path: &Path) -> impl Fn(io::Error) -> RootfsError + '_ {
+    move |error| RootfsError::Damaged { path: path.to_owned(), reason: one_line(&error) }
+}
+
+/// One error of the libraries, whose messages may have several parts, as one line.
+fn one_line(error: &io::Error) -> String {
+    let text = error.to_string();
+    if error.kind() == io::ErrorKind::UnexpectedEof || text.contains("unexpected EOF") {
+        return "it ends in the middle".to_owned();
+    }
+    text.replace('\n', " ")
+}
+
 /// Makes an error of one of writing this file.
 pub fn writing(path: &Path) -> impl Fn(io::Error) -> RootfsError + '_ {
     move |source| RootfsError::Write { path: path.to_owned(), source }

@@ -119,10 +119,33 @@ pub fn link(tree: &mut Tree, directory: NodeId, name: &[u8], node: NodeId) {
     insert(tree, directory, name, node);
 }
 
-/// Removes a name and all below it.
-pub fn remove(tree: &mut Tree, directory: NodeId, name: &[u8]) {
-    if let Content::Directory(entries) = &mut tree.nodes_mut()[directory].content {
-        entries.remove(name);
+/// Removes a name of a directory, or all of them, with all that is below, except for what is to be kept and
+/// the directories that lead there.
+pub fn prune(
+    tree: &mut Tree,
+    directory: NodeId,
+    name: Option<&[u8]>,
+    is_kept: impl Fn(NodeId, &[u8]) -> bool,
+) {
+    let mut found: Vec<(NodeId, Vec<u8>, NodeId)> = Vec::new();
+    let all = entries(tree, directory).into_iter().flatten();
+    let these = all.filter(|(entry, _)| name.is_none_or(|name| entry.as_slice() == name));
+    found.extend(these.map(|(name, &node)| (directory, name.clone(), node)));
+    let mut next = 0;
+    while let Some(&(_, _, node)) = found.get(next) {
+        let below = entries(tree, node).into_iter().flatten();
+        found.extend(below.map(|(name, &below)| (node, name.clone(), below)));
+        next += 1;
+    }
+    // What is below comes first.
+    for (directory, name, node) in found.into_iter().rev() {
+        let leads_somewhere = entries(tree, node).is_some_and(|entries| !entries.is_empty());
+        if !leads_somewhere
+            && !is_kept(directory, &name)
+            && let Content::Directory(entries) = &mut tree.nodes_mut()[directory].content
+        {
+            entries.remove(&name);
+        }
     }
 }
 
@@ -209,13 +232,32 @@ mod tests {
     }
 
     #[test]
+    fn pruning_leaves_what_is_kept_and_the_way_there() {
+        let mut tree = Tree::new();
+        for name in ["a/old/deep", "a/both", "a/both/empty"] {
+            directory(&mut tree, &path(name));
+        }
+        let both = directory(&mut tree, &path("a/both"));
+        add(&mut tree, both, b"new", file());
+        add(&mut tree, both, b"old", file());
+        let a = directory(&mut tree, &path("a"));
+        prune(&mut tree, a, None, |directory, name| directory == both && name == b"new");
+        assert!(find(&tree, &path("a/both/new"), true).is_some());
+        for gone in ["a/old", "a/both/old", "a/both/empty"] {
+            assert_eq!(find(&tree, &path(gone), true), None, "{gone}");
+        }
+        prune(&mut tree, ROOT, Some(b"a"), |_, _| false);
+        assert_eq!(find(&tree, &path("a"), true), None);
+    }
+
+    #[test]
     fn what_is_replaced_is_gone() {
         let mut tree = Tree::new();
         let a = directory(&mut tree, &path("a"));
         let one = add(&mut tree, a, b"one", file());
         link(&mut tree, a, b"two", one);
         add(&mut tree, a, b"three", file());
-        remove(&mut tree, a, b"three");
+        prune(&mut tree, a, Some(b"three"), |_, _| false);
         let tree = compact(tree);
         assert_eq!(tree.nodes().len(), 3);
         let (one, two) = (find(&tree, &path("a/one"), true), find(&tree, &path("a/two"), true));

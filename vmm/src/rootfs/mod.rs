@@ -23,11 +23,12 @@ use std::path::Path;
 use crate::allocator;
 use crate::config::{Piece, RootImage};
 use crate::image::erofs::{BLOCK_SIZE, SUPERBLOCK_OFFSET};
+use crate::image::tree::ROOT;
 use archive::{Archives, Layer};
 pub use defaults::Defaults;
 use directory::Directory;
 pub use error::RootfsError;
-use error::reading;
+use error::{damaged, reading};
 use oci::Store;
 use output::Output;
 use stream::{Blob, decompressed, is_compressed};
@@ -158,39 +159,27 @@ fn pack_archive(
 ) -> Result<(), RootfsError> {
     let mut start = [0; 4];
     let compressed = file.read_exact_at(&mut start, 0).is_ok() && is_compressed(&start);
-    let damaged = |error: std::io::Error| RootfsError::Damaged {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let beginning = archive::beginning(&file, length).map_err(damaged)?;
+    let beginning = archive::beginning(&file, length).map_err(damaged(path))?;
     if !archive::is_tar(&beginning) {
         return Err(RootfsError::Unknown(path.to_owned()));
     }
     if !compressed {
         let members = archive::index(&file, length, path)?;
-        if members.keys().any(|name| is_container(name)) {
+        if oci::is_container(|name| members.contains_key(name.as_bytes())) {
             let store = Store::Archive { file, path: path.to_owned(), members };
             let (mut archives, container) = oci::read(&store, output)?;
             return pack::write(&mut archives, Some(container), output);
         }
     }
     let layer = Layer::new(file.try_clone().map_err(reading(path))?, 0, length, path);
-    let reader = decompressed(layer.blob()?).map_err(damaged)?;
+    let reader = decompressed(layer.blob()?).map_err(damaged(path))?;
     let mut archives = Archives::new();
     archives.add(layer, reader, false, output)?;
     let root = archives.tree();
-    let is_compressed_container = ["manifest.json", "index.json"]
-        .iter()
-        .any(|name| compressed && merge::find(root, &[name.as_bytes()], false).is_some());
-    if is_compressed_container {
+    if compressed && oci::is_container(|name| merge::child(root, ROOT, name.as_bytes()).is_some()) {
         return pack_compressed_container(file, length, path, output);
     }
     pack::write(&mut archives, None, output)
-}
-
-/// Whether a member of this name makes an archive that of a container image.
-fn is_container(name: &[u8]) -> bool {
-    name == b"manifest.json" || name == b"index.json"
 }
 
 /// Layers are read more than once and out of order, so what contains them must not be compressed.
@@ -200,12 +189,8 @@ fn pack_compressed_container(
     path: &Path,
     output: &mut Output,
 ) -> Result<(), RootfsError> {
-    let damaged = |error: std::io::Error| RootfsError::Damaged {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
-    let mut reader = decompressed(Blob::new(file, 0, length)).map_err(damaged)?;
-    let (plain, length) = output.spool(&mut reader, damaged)?;
+    let mut reader = decompressed(Blob::new(file, 0, length)).map_err(damaged(path))?;
+    let (plain, length) = output.spool(&mut reader, damaged(path))?;
     let members = archive::index(&plain, length, path)?;
     let store = Store::Archive { file: plain, path: path.to_owned(), members };
     let (mut archives, container) = oci::read(&store, output)?;

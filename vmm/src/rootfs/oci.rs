@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::archive::{Archives, Layer, read_all};
-use super::error::{RootfsError, reading};
+use super::error::{RootfsError, damaged, reading};
 use super::merge;
 use super::output::Output;
 use super::pack::Container;
@@ -225,7 +225,16 @@ struct Wanted {
 
 /// Whether a directory is an OCI image layout.
 pub fn is_layout(path: &Path) -> bool {
-    path.join("oci-layout").is_file() && path.join("index.json").is_file()
+    has_layout(|name| path.join(name).is_file())
+}
+
+fn has_layout(has: impl Fn(&str) -> bool) -> bool {
+    has("oci-layout") && has("index.json")
+}
+
+/// Whether files of these names at its root make an archive that of a container image.
+pub fn is_container(has: impl Fn(&str) -> bool) -> bool {
+    has("manifest.json") || has_layout(has)
 }
 
 /// The image in a layout or archive: all layers, merged, and how it wants to be run.
@@ -238,11 +247,8 @@ pub fn read(store: &Store, output: &mut Output) -> Result<(Archives, Container),
         Store::Directory(path) => path.join(name).is_file(),
         Store::Archive { members, .. } => members.contains_key(name.as_bytes()),
     };
-    let (configuration, layers) = if has("index.json") && has("oci-layout") {
-        open_layout(store)?
-    } else {
-        open_saved(store)?
-    };
+    let (configuration, layers) =
+        if has_layout(has) { open_layout(store)? } else { open_saved(store)? };
     check_platform(store, &configuration)?;
     let diff_ids = configuration.rootfs.map(|rootfs| rootfs.diff_ids).unwrap_or_default();
     if diff_ids.len() != layers.len() {
@@ -294,17 +300,16 @@ fn add_layer(
     let Part { file, start, length } = store.open(&wanted.name)?;
     let label = store.path().join(&wanted.name);
     let layer = Layer::new(file, start, length, &label);
-    let failed =
-        |error: io::Error| RootfsError::Damaged { path: label.clone(), reason: error.to_string() };
+    let failed = damaged(&label);
     if let Some(digest) = &wanted.digest {
         // Before anything that it says is believed.
-        if Hashing::new(layer.blob()?).finish().map_err(failed)? != *digest {
+        if Hashing::new(layer.blob()?).finish().map_err(&failed)? != *digest {
             return Err(store.wrong_digest(&wanted.name));
         }
     }
-    let mut content = Hashing::new(decompressed(layer.blob()?).map_err(failed)?);
+    let mut content = Hashing::new(decompressed(layer.blob()?).map_err(&failed)?);
     archives.add(layer, &mut content, true, output)?;
-    if content.finish().map_err(failed)? != diff_id {
+    if content.finish().map_err(&failed)? != diff_id {
         return Err(store.wrong_digest(&wanted.name));
     }
     Ok(())

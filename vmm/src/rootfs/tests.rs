@@ -16,26 +16,9 @@ use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::{RootfsError, pack};
-
-/// A directory that is gone when the test ends.
-struct Scratch(PathBuf);
+use crate::scratch::Scratch;
 
 impl Scratch {
-    fn new(name: &str) -> Self {
-        let path =
-            std::env::temp_dir().join(format!("airlock-rootfs-{name}-{}", std::process::id()));
-        drop(fs::remove_dir_all(&path));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.0.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, content).unwrap();
-        path
-    }
-
     /// The image of a source, or in one line why there is none. Nothing is left behind then.
     fn pack(&self, source: &Path) -> Result<Vec<u8>, String> {
         let outputs = self.0.join("outputs");
@@ -72,12 +55,6 @@ impl Scratch {
             .ok()?;
         assert!(output.status.success(), "{output:?}");
         Some(to)
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
     }
 }
 
@@ -164,7 +141,7 @@ fn everything() -> Vec<u8> {
 
 #[test]
 fn archives_keep_everything_whatever_compresses_them() {
-    let scratch = Scratch::new("archives");
+    let scratch = Scratch::new("rootfs-archives");
     let plain = everything();
     let image = scratch.pack_bytes(&plain).unwrap();
     assert!(image == scratch.pack_bytes(&gzip(&plain)).unwrap(), "gzip");
@@ -186,7 +163,7 @@ fn archives_keep_everything_whatever_compresses_them() {
 
 #[test]
 fn members_that_lead_outside_or_nowhere_are_refused() {
-    let scratch = Scratch::new("outside");
+    let scratch = Scratch::new("rootfs-outside");
     let refused = |member: Member<'_>, word: &str| {
         let message = scratch.pack_bytes(&archive(&[file("x", b""), member])).unwrap_err();
         assert!(message.contains(member.0) && message.contains(word), "{message}");
@@ -219,7 +196,7 @@ fn octal(number: u64) -> Vec<u8> {
 
 #[test]
 fn claims_of_sizes_are_not_believed_before_they_are_true() {
-    let scratch = Scratch::new("claims");
+    let scratch = Scratch::new("rootfs-claims");
     let ten = 10 << 30;
     let mut claim = header(EntryType::Regular, 0);
     set_name(&mut claim, "huge");
@@ -252,7 +229,7 @@ fn claims_of_sizes_are_not_believed_before_they_are_true() {
 /// Damages a source in many places. There is an image that is as good as the other, or one line that says
 /// why there is none; `may_differ` for formats that have no checksum of data.
 fn damage(name: &str, good: &[u8], may_differ: bool) {
-    let scratch = Scratch::new(name);
+    let scratch = Scratch::new(&format!("rootfs-{name}"));
     let image = scratch.pack_bytes(good).unwrap();
     let mut refused = 0;
     let lengths =
@@ -359,7 +336,7 @@ fn layout(scratch: &Scratch) -> PathBuf {
 
 #[test]
 fn container_images_are_merged_and_say_how_they_are_run() {
-    let scratch = Scratch::new("container");
+    let scratch = Scratch::new("rootfs-container");
     let image = scratch.pack(&layout(&scratch)).unwrap();
     let saved = docker_archive();
     assert!(image == scratch.pack_bytes(&saved).unwrap(), "docker archive");
@@ -379,7 +356,7 @@ fn container_images_are_merged_and_say_how_they_are_run() {
 
 #[test]
 fn parts_of_container_images_are_what_their_digests_say() {
-    let scratch = Scratch::new("digests");
+    let scratch = Scratch::new("rootfs-digests");
     let directory = layout(&scratch);
     let blobs = fs::read_dir(directory.join("blobs/sha256")).unwrap();
     let mut count = 0;
@@ -416,7 +393,7 @@ fn parts_of_container_images_are_what_their_digests_say() {
 
 #[test]
 fn directories_are_packed_with_all_that_is_in_them() {
-    let scratch = Scratch::new("directory");
+    let scratch = Scratch::new("rootfs-directory");
     let time = SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789);
     for (name, length) in
         [("empty", 0), ("one", 1), ("512", 512), ("513", 513), ("page", 4096), ("more", 300_001)]
@@ -444,7 +421,7 @@ fn directories_are_packed_with_all_that_is_in_them() {
 
 #[test]
 fn what_is_no_root_file_system_is_refused() {
-    let scratch = Scratch::new("refused");
+    let scratch = Scratch::new("rootfs-refused");
     let refused = |path: &Path, word: &str| {
         let message = scratch.pack(path).unwrap_err();
         assert!(message.contains(word), "{message}");
@@ -468,7 +445,7 @@ fn what_is_no_root_file_system_is_refused() {
 
 #[test]
 fn superblocks_are_looked_at_before_a_guest_is() {
-    let scratch = Scratch::new("superblock");
+    let scratch = Scratch::new("rootfs-superblock");
     let good = scratch.pack_bytes(&everything()).unwrap();
     let image = |change: &dyn Fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();

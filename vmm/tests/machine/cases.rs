@@ -53,7 +53,7 @@ fn status_of(outcome: Result<Outcome, vmm::Error>) -> u8 {
         Ok(Outcome::TimedOut) => 124,
         Ok(Outcome::NotExecutable(_)) => 126,
         Ok(Outcome::NotFound | Outcome::NoInterpreter) => 127,
-        Ok(Outcome::NoRoot(_) | Outcome::NoDirectory(_)) => 125,
+        Ok(Outcome::NoRoot(_) | Outcome::NoDirectory(_) | Outcome::NoVolume { .. }) => 125,
         Ok(Outcome::Interrupted(signal)) => {
             eprintln!("interrupted by {signal}");
             128 + signal
@@ -105,6 +105,7 @@ pub fn run_guest(arguments: &[String]) -> ExitCode {
     }
     let image = kernel::image(code(name));
     let mut config = Config {
+        volumes: Vec::new(),
         memory: 16 << 20,
         cpus: 1,
         kernel: KernelImage::Embedded(embedded(&image)),

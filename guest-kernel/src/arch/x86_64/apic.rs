@@ -1,7 +1,7 @@
 //! The local APIC, in x2APIC mode (SDM volume 3, section 10.12) or, where a VMM does not have that, by
 //! its memory page (section 10.4.1); and the I/O APIC where there is one.
 
-use super::cpu::{msr, read_msr, write_msr};
+use super::instruction::{msr, read_msr, write_msr};
 use super::native;
 use crate::memory::PhysAddr;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
@@ -42,7 +42,7 @@ static IN_MEMORY: AtomicBool = AtomicBool::new(false);
 pub fn choose_mode() {
     const LEAF1_ECX_X2APIC: u32 = 1 << 21;
     const ENABLE_X2APIC: u64 = 3 << 10;
-    if super::cpu::cpuid(1, 0)[2] & LEAF1_ECX_X2APIC == 0 {
+    if super::cpuid::cpuid(1, 0)[2] & LEAF1_ECX_X2APIC == 0 {
         IN_MEMORY.store(true, Ordering::Relaxed);
         return;
     }
@@ -58,7 +58,7 @@ fn in_memory(register: u32) -> *mut u32 {
 
 fn write(register: u32, value: u64) {
     if IN_MEMORY.load(Ordering::Relaxed) {
-        let [low, _] = super::cpu::halves(value);
+        let [low, _] = super::instruction::halves(value);
         // SAFETY: a register of the local APIC, in the direct map.
         unsafe { in_memory(register).write_volatile(low) };
     } else {

@@ -70,7 +70,7 @@ unsafe extern "C" {
 pub unsafe fn copy(target: *mut u8, source: *const u8, len: usize) -> usize {
     crate::sync::expect_none_held();
     if super::Cpu::current().native.take_stale() {
-        super::cpu::reload_root();
+        super::tlb::reload_root();
     }
     // SAFETY: by the contract; faults on the program's side are in the exception table.
     unsafe { user_copy(target, source, len) }

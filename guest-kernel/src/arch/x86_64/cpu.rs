@@ -1,75 +1,18 @@
-//! One vCPU: its control registers, model-specific registers, and the block that GS points to.
+//! One vCPU: the block that GS points to, its segments and tables, and how it waits.
 
 use super::frame::{TrapFrame, selector};
+use super::instruction::{msr, write_cr3, write_msr};
 use super::native::{self, Native};
+use super::tlb::reload_root;
 use crate::memory::PhysAddr;
 use crate::process::Thread;
-use crate::sync::SpinLock;
-use airlock_abi::boot::CpuidLeaf;
+use airlock_abi::boot::flags;
+use airlock_abi::layout;
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
 /// As many vCPUs as the kernel supports; x2APIC ids up to 254 are addressable by MSI.
 pub const MAX_CPUS: u32 = 254;
-
-/// Model-specific registers (SDM volume 4; AMD64 APM volume 2, appendix A).
-pub mod msr {
-    /// CPUID faulting: `MSR_MISC_FEATURES_ENABLES`, bit 0.
-    pub const MISC_FEATURES_ENABLES: u32 = 0x140;
-    /// `MSR_PLATFORM_INFO`; bit 31 says that CPUID faulting exists.
-    pub const PLATFORM_INFO: u32 = 0xce;
-    /// Local APIC base; bit 10 is x2APIC mode, bit 11 enables it.
-    pub const APIC_BASE: u32 = 0x1b;
-    /// First x2APIC register; register n of the MMIO page is at `X2APIC + (n >> 4)`.
-    pub const X2APIC: u32 = 0x800;
-    /// Extended features: SYSCALL, long mode, NX.
-    pub const EFER: u32 = 0xc000_0080;
-    /// Segment selectors of SYSCALL and SYSRET.
-    pub const STAR: u32 = 0xc000_0081;
-    /// Target of SYSCALL.
-    pub const LSTAR: u32 = 0xc000_0082;
-    /// RFLAGS bits that SYSCALL clears.
-    pub const SFMASK: u32 = 0xc000_0084;
-    /// Base of FS.
-    pub const FS_BASE: u32 = 0xc000_0100;
-    /// Base of GS.
-    pub const GS_BASE: u32 = 0xc000_0101;
-    /// The other base of GS, which SWAPGS exchanges it with.
-    pub const KERNEL_GS_BASE: u32 = 0xc000_0102;
-}
-
-/// Reads a model-specific register.
-///
-/// # Safety
-/// The register exists.
-pub unsafe fn read_msr(register: u32) -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: reading has no effect but a fault if there is no such register.
-    unsafe {
-        asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
-    }
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// Writes a model-specific register.
-///
-/// # Safety
-/// The register exists and the new value does not break what Rust code relies on.
-pub unsafe fn write_msr(register: u32, value: u64) {
-    let [low, high] = halves(value);
-    // SAFETY: by the contract.
-    unsafe {
-        asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack, preserves_flags));
-    }
-}
-
-/// Low and high 32 bits.
-pub fn halves(value: u64) -> [u32; 2] {
-    let bytes = value.to_le_bytes();
-    let half =
-        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    [half(0), half(4)]
-}
 
 /// Task state segment of 64-bit mode (SDM volume 3, figure 8-11).
 #[repr(C, packed(4))]
@@ -128,6 +71,8 @@ pub struct Cpu {
     called: AtomicBool,
     /// It waits for an interrupt, or handles one that it waited for: it touches no program's memory.
     halted: AtomicBool,
+    /// RIP of the last page fault of a program; 0 once it was asked for.
+    fault_rip: AtomicU64,
     /// Top of the stack on which it waits when it has no thread at all (guest-virtual).
     pub idle_stack: AtomicU64,
     /// The locks that it holds.
@@ -173,6 +118,7 @@ impl Cpu {
             forgotten: AtomicU64::new(0),
             called: AtomicBool::new(false),
             halted: AtomicBool::new(false),
+            fault_rip: AtomicU64::new(0),
             idle_stack: AtomicU64::new(0),
             #[cfg(debug_assertions)]
             held: crate::sync::order::Held::new(),
@@ -308,6 +254,18 @@ impl Cpu {
         self.forget_if_asked();
     }
 
+    /// A page fault of a program is handled.
+    pub fn note_fault_rip(&self, rip: u64) {
+        self.fault_rip.store(rip, Ordering::Relaxed);
+    }
+
+    /// Where the last one was, if nobody has asked since.
+    pub fn take_fault_rip(&self) -> u64 {
+        let rip = self.fault_rip.load(Ordering::Relaxed);
+        self.fault_rip.store(0, Ordering::Relaxed);
+        rip
+    }
+
     /// What CR3 holds (guest-physical).
     pub fn root(&self) -> PhysAddr {
         PhysAddr(self.root.load(Ordering::Relaxed))
@@ -344,6 +302,15 @@ impl Cpu {
 pub fn relax() {
     Cpu::current().forget_if_asked();
     core::hint::spin_loop();
+}
+
+/// Lets the host run another vCPU instead of this one, if it knows how: they may have fewer processors than they are.
+/// This is a memory access, which ring 3 may have on host B, and around 50 us there.
+pub fn yield_to_host() {
+    if crate::boot::has_flag(flags::YIELD) {
+        // SAFETY: the VMM says that the register is there, and it changes no memory.
+        unsafe { PhysAddr(layout::YIELD_ADDRESS).to_pointer().cast::<u32>().write_volatile(0) };
+    }
 }
 
 static mut BOOT_CPU: Cpu = Cpu::new();
@@ -503,53 +470,6 @@ pub unsafe fn set_syscall_target(address: u64) {
     unsafe { write_msr(msr::LSTAR, address) };
 }
 
-/// What the VMM says that CPUID says, if it does: on host B the instruction in ring 0 tells of the
-/// host's processor.
-static LEAVES: SpinLock<&'static [CpuidLeaf]> = SpinLock::new(&[]);
-
-/// Takes over the VMM's list.
-pub fn set_cpuid(leaves: &'static [CpuidLeaf]) {
-    *LEAVES.lock() = leaves;
-}
-
-/// What CPUID says (SDM volume 2A): EAX, EBX, ECX and EDX.
-pub fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
-    let leaves = *LEAVES.lock();
-    if leaves.is_empty() {
-        let answer = core::arch::x86_64::__cpuid_count(leaf, subleaf);
-        return [answer.eax, answer.ebx, answer.ecx, answer.edx];
-    }
-    leaves
-        .iter()
-        .find(|entry| entry.leaf == leaf && (entry.indexed == 0 || entry.subleaf == subleaf))
-        .map_or([0; 4], |entry| entry.answer)
-}
-
-/// Bits of CR4.
-pub mod cr4 {
-    /// RDFSBASE and its kin may be used in ring 3.
-    pub const FSGSBASE: u64 = 1 << 16;
-    /// XSAVE and its kin.
-    pub const OSXSAVE: u64 = 1 << 18;
-    /// Ring 0 cannot execute user pages.
-    pub const SMEP: u64 = 1 << 20;
-    /// Ring 0 cannot touch user pages unless AC is set.
-    pub const SMAP: u64 = 1 << 21;
-    /// SGDT and its kin are refused in ring 3.
-    pub const UMIP: u64 = 1 << 11;
-}
-
-/// Sets bits in CR4.
-///
-/// # Safety
-/// CPUID has the features.
-pub unsafe fn set_cr4(bits: u64) {
-    // SAFETY: by the contract.
-    unsafe {
-        asm!("mov {v}, cr4", "or {v}, {bits}", "mov cr4, {v}", v = out(reg) _, bits = in(reg) bits, options(nostack));
-    }
-}
-
 /// Switches to the address space at `root` (guest-physical): what programs use, and on host B the
 /// kernel's own.
 ///
@@ -562,35 +482,6 @@ pub unsafe fn switch_space(root: u64) {
     }
     // SAFETY: by the contract. In ring 3 this goes on in ring 0, which either root is good for.
     unsafe { write_cr3(root) };
-}
-
-/// Forgets all translations on this vCPU, also those of global pages (SDM volume 3, section 4.10.4.1).
-pub fn flush_everything() {
-    // SAFETY: forgetting translations is always sound; CR4.PGE is as it was afterwards.
-    unsafe {
-        asm!("mov {v}, cr4", "btr {v:e}, 7", "mov cr4, {v}", "bts {v:e}, 7", "mov cr4, {v}", v = out(reg) _, options(nostack));
-    }
-}
-
-/// Enables state components of XSAVE.
-///
-/// # Safety
-/// CR4.OSXSAVE is set and CPUID leaf 0xd has the components.
-pub unsafe fn write_xcr0(value: u64) {
-    let [low, high] = halves(value);
-    // SAFETY: by the contract.
-    unsafe { asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nostack)) };
-}
-
-/// Reads which state components of XSAVE are on.
-///
-/// # Safety
-/// CR4.OSXSAVE is set.
-pub unsafe fn read_xcr0() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: by the contract.
-    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack)) };
-    u64::from(high) << 32 | u64::from(low)
 }
 
 /// The block of a vCPU that has started.
@@ -622,91 +513,6 @@ pub fn fault_address() -> u64 {
     // SAFETY: reading has no effect.
     unsafe { asm!("mov {}, cr2", out(reg) value, options(nomem, nostack, preserves_flags)) };
     value
-}
-
-/// Switches to another address space.
-///
-/// # Safety
-/// The root maps the kernel like every other, and stays valid while loaded.
-pub unsafe fn write_cr3(root: u64) {
-    // SAFETY: by the contract.
-    unsafe { asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
-}
-
-/// Forgets the translations of all pages that are not global on this vCPU.
-pub fn reload_root() {
-    // SAFETY: the root stays what it is.
-    unsafe {
-        asm!("mov {v}, cr3", "mov cr3, {v}", v = out(reg) _, options(nostack, preserves_flags))
-    };
-}
-
-/// Forgets the translation of one page (guest-virtual) on this vCPU.
-pub fn flush_page(address: u64) {
-    if native::is_here() {
-        return Cpu::current().native.note_stale();
-    }
-    // SAFETY: forgetting a translation is always sound.
-    unsafe { asm!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags)) };
-}
-
-/// Forgets the translation of a page that was just faulted on. The processor does so by itself (SDM volume
-/// 3, section 4.10.4.1), but need not be the only one that remembers; host B's KVM looks again after a
-/// fault, too.
-pub fn forget_fault(address: u64) {
-    if !native::is_here() {
-        flush_page(address);
-    }
-}
-
-/// Forgets all translations of programs' pages on this vCPU.
-pub fn flush_all() {
-    if native::is_here() {
-        return Cpu::current().native.note_stale();
-    }
-    reload_root();
-}
-
-/// Lets the other vCPUs forget translations of the address space with this root, before it returns. Those that
-/// are halted forget them before they use them.
-#[inline]
-pub fn flush_elsewhere(root: PhysAddr) {
-    if !is_only_one() {
-        crate::sched::cpus::forget(root, false);
-    }
-}
-
-/// The same on all vCPUs at once, also those that are halted: a table is about to be freed, and a processor may
-/// read those that it remembers whenever it likes, and note in them that it did (SDM volume 3, section 4.8).
-#[inline]
-pub fn flush_tables_elsewhere(root: PhysAddr) {
-    if !is_only_one() {
-        crate::sched::cpus::forget(root, true);
-    }
-}
-
-/// Whether no other vCPU can have translations to forget.
-#[inline]
-pub fn is_only_one() -> bool {
-    crate::sched::cpus::count() == 1
-}
-
-/// The index if it is below the limit, else 0; without a branch that could be mispredicted.
-#[inline]
-pub fn masked_index(index: usize, limit: usize) -> usize {
-    let masked;
-    // SAFETY: arithmetic only.
-    unsafe {
-        asm!("cmp {i}, {l}", "sbb {m}, {m}", "and {m}, {i}", i = in(reg) index, l = in(reg) limit, m = out(reg) masked, options(pure, nomem, nostack));
-    }
-    masked
-}
-
-/// Time stamp counter.
-#[inline]
-pub fn read_tsc() -> u64 {
-    // SAFETY: every x86-64 processor has it.
-    unsafe { core::arch::x86_64::_rdtsc() }
 }
 
 global_asm!(
@@ -755,36 +561,5 @@ pub fn behind_halt(rip: u64) -> u64 {
         (&raw const idle_end).expose_provenance() as u64
     } else {
         rip
-    }
-}
-
-/// Writes a 32-bit word to an I/O port.
-///
-/// # Safety
-/// The device behind the port does not touch the kernel's memory.
-pub unsafe fn write_port(port: u16, value: u32) {
-    // SAFETY: by the contract.
-    unsafe {
-        asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags))
-    };
-}
-
-/// Writes bytes to an I/O port, one after the other.
-///
-/// # Safety
-/// As for [`write_port`].
-pub unsafe fn write_port_bytes(port: u16, bytes: &[u8]) {
-    // SAFETY: by the contract; the string instruction reads just the slice. One instruction, so that a
-    // VMM gets many bytes with one exit.
-    unsafe {
-        asm!("rep outsb", in("dx") port, inout("rsi") bytes.as_ptr() => _, inout("rcx") bytes.len() => _, options(readonly, nostack, preserves_flags));
-    }
-}
-
-/// Stops this vCPU for good.
-pub fn halt_forever() -> ! {
-    loop {
-        // SAFETY: nothing runs here any more.
-        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
     }
 }

@@ -20,8 +20,9 @@
 //! ring 3 moves to the thread's stack and is ordinary; #DB in ring 0 is the MOV SS trick
 //! (CVE-2018-8897) and ignored.
 
-use super::cpu::{Cpu, msr};
+use super::cpu::Cpu;
 use super::frame::{TrapFrame, rflags, selector};
+use super::instruction::msr;
 use airlock_abi::syscalls::LIMIT;
 use core::arch::global_asm;
 use core::mem::offset_of;

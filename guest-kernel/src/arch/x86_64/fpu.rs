@@ -1,7 +1,8 @@
 //! x87, SSE and wider state (SDM volume 1, chapter 13). Ring 0 uses none of it, so a program's state
 //! is in the registers all along; it is only copied for signal frames.
 
-use super::cpu::{self, halves};
+use super::instruction;
+use super::instruction::halves;
 use crate::memory::{Content, Frame, PhysAddr, SharedBytes};
 use airlock_abi::layout::PROCESSOR_STATE_PORT;
 use core::arch::asm;
@@ -29,13 +30,13 @@ static SIZE: AtomicUsize = AtomicUsize::new(LEGACY);
 /// CR4.OSXSAVE is set, and CPUID leaf 0xd has the components.
 pub unsafe fn enable_xsave(components: u64) {
     // SAFETY: by the contract.
-    unsafe { cpu::write_xcr0(components) };
+    unsafe { instruction::write_xcr0(components) };
     // EBX: the size that the components in XCR0 need; only the instruction itself knows XCR0.
     let size = core::arch::x86_64::__cpuid_count(0xd, 0).ebx as usize;
     // QEMU's emulation of SVM does not tell KVM of XSETBV: from the next VM exit on, and CPUID was one,
     // XCR0 is what KVM takes it for. What is not really on must not be relied on.
     // SAFETY: CR4.OSXSAVE is set.
-    if unsafe { cpu::read_xcr0() } != components {
+    if unsafe { instruction::read_xcr0() } != components {
         return;
     }
     if size <= crate::memory::PAGE_SIZE {
@@ -122,7 +123,7 @@ unsafe fn load(page: *const u8, physical: PhysAddr) {
 /// processor itself executes XSAVE there, in the format that the VMM uses.
 fn must_ask_vmm() -> bool {
     // SAFETY: XSAVE is in use, and so CR4.OSXSAVE is set where ring 3 is executed.
-    let is_on = || unsafe { cpu::read_xcr0() } & components() == components();
+    let is_on = || unsafe { instruction::read_xcr0() } & components() == components();
     BY_VMM.load(Ordering::Relaxed) && !(super::native::is_here() && is_on())
 }
 
@@ -131,7 +132,7 @@ fn must_ask_vmm() -> bool {
 unsafe fn ask_vmm(page: PhysAddr, load: bool) {
     let number = u32::try_from(page.0 >> 12).unwrap_or(0);
     // SAFETY: the VMM touches the page, which is ours, and the registers.
-    unsafe { cpu::write_port(PROCESSOR_STATE_PORT, number << 1 | u32::from(load)) };
+    unsafe { instruction::write_port(PROCESSOR_STATE_PORT, number << 1 | u32::from(load)) };
 }
 
 /// A copy of a program's state, in a frame of its own.

@@ -72,10 +72,10 @@ pub mod rflags {
     /// OF, and CF, PF, AF, ZF, SF.
     const RESULTS: u64 = 1 << 11 | 0xd5;
 
-    /// What ring 3 gets of a signal frame's value (Linux's `FIX_EFLAGS`).
-    pub const fn of_signal_frame(value: u64) -> u64 {
+    /// What ring 3 gets of a signal frame's value (Linux's `FIX_EFLAGS`), and what it keeps of the handler's.
+    pub const fn of_signal_frame(value: u64, handler: u64) -> u64 {
         const ALLOWED: u64 = RESULTS | ALIGNMENT | RESUME | DIRECTION | TRAP;
-        FIXED | INTERRUPTS | value & ALLOWED
+        FIXED | INTERRUPTS | value & ALLOWED | handler & (NESTED | IDENTIFICATION)
     }
 
     /// What ring 3 gets of R11 after a system call: what it can set itself.

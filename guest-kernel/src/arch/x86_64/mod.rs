@@ -4,13 +4,17 @@ pub mod apic;
 mod boot;
 pub mod copy;
 pub mod cpu;
+pub mod cpuid;
 pub mod entry;
 pub mod fpu;
 pub mod frame;
+pub mod instruction;
 pub mod native;
 pub mod paging;
 pub mod probe;
+pub mod selectors;
 pub mod serial;
+pub mod tlb;
 mod trap;
 
 pub use boot::image_address;

@@ -6,8 +6,12 @@
 //! kernel starts in ring 3, see [`super::native`]. There, `int 0x80` raises #UD instead of using its
 //! gate and CPUID is not intercepted, so the same finding turns on the paths for these two.
 
-use super::cpu::{self, Cpu, msr};
+use super::cpu::{self, Cpu};
+use super::cpuid;
 use super::frame::TrapFrame;
+use super::instruction;
+use super::instruction::msr;
+use super::tlb;
 use super::{entry, native};
 use crate::memory::PhysAddr;
 use airlock_abi::boot::BootInfo;
@@ -52,7 +56,7 @@ pub unsafe fn start(info: *const BootInfo) -> ! {
         static start_stack_end: u8;
     }
     // SAFETY: the root maps the kernel as it was, and grants ring 3 access while there is no program.
-    unsafe { cpu::write_cr3(super::boot::image_address(&raw const start_pml4).0) };
+    unsafe { instruction::write_cr3(super::boot::image_address(&raw const start_pml4).0) };
     native::load_table();
     let stack = (&raw const start_stack_end).expose_provenance() as u64;
     // SAFETY: a stack that nothing else uses; the rest by our contract.
@@ -66,9 +70,9 @@ pub extern "C" fn arrived(info: &'static BootInfo, ring: u32) -> ! {
     }
     if ring == 0 {
         // SAFETY: the root maps the kernel as it was.
-        unsafe { cpu::write_cr3(super::boot::image_address(&raw const kernel_pml4).0) };
+        unsafe { instruction::write_cr3(super::boot::image_address(&raw const kernel_pml4).0) };
         // The kernel's pages are global, and ring 3 could use those that the processor remembers.
-        cpu::flush_everything();
+        tlb::flush_everything();
         cpu::load_ordinary_table();
         Cpu::current().set_kernel_stack(Cpu::current().kernel_stack());
     } else {
@@ -107,8 +111,8 @@ pub fn enable_here() {
     // Without CPUID faulting, programs see the host's processor and use state that is not saved here.
     // SAFETY: host B has MSR_PLATFORM_INFO; bit 31 says that the other register exists.
     unsafe {
-        if cpu::read_msr(msr::PLATFORM_INFO) & 1 << 31 != 0 {
-            cpu::write_msr(msr::MISC_FEATURES_ENABLES, 1);
+        if instruction::read_msr(msr::PLATFORM_INFO) & 1 << 31 != 0 {
+            instruction::write_msr(msr::MISC_FEATURES_ENABLES, 1);
         }
     }
 }
@@ -117,9 +121,9 @@ pub fn enable_here() {
 /// CLAC.
 fn enable_smap() {
     const LEAF7_EBX_SMAP: u32 = 1 << 20;
-    if cpu::cpuid(7, 0)[1] & LEAF7_EBX_SMAP != 0 {
+    if cpuid::cpuid(7, 0)[1] & LEAF7_EBX_SMAP != 0 {
         // SAFETY: CPUID has it, and user copies open it from the next instruction on.
-        unsafe { cpu::set_cr4(cpu::cr4::SMAP) };
+        unsafe { instruction::set_cr4(instruction::cr4::SMAP) };
         super::copy::enable_smap();
     }
 }

@@ -1,7 +1,10 @@
 //! Exceptions and interrupts, once their registers are saved.
 
 use super::cpu::{self, Cpu};
+use super::cpuid;
 use super::frame::TrapFrame;
+use super::instruction;
+use super::tlb;
 use super::{apic, copy, probe};
 use crate::memory::space::Access;
 use crate::memory::{USER_END, UserPtr};
@@ -41,7 +44,7 @@ pub extern "C" fn exception(frame: &mut TrapFrame, vector: u32) {
             panic!("exception {vector}, code {:#x}, at {:#x}", frame.code, frame.rip)
         }
         _ => {
-            interrupt(vector);
+            interrupt(vector, frame.from_user().then(|| was_in_kernel(frame)));
             if !frame.from_user() {
                 frame.rip = cpu::behind_halt(frame.rip);
             }
@@ -52,6 +55,9 @@ pub extern "C" fn exception(frame: &mut TrapFrame, vector: u32) {
 fn page_fault(frame: &mut TrapFrame) {
     let address = cpu::fault_address();
     let user = frame.from_user();
+    if user {
+        Cpu::current().note_fault_rip(frame.rip);
+    }
     let access = if frame.code & CODE_FETCH != 0 {
         Access::Execute
     } else if frame.code & CODE_WRITE != 0 {
@@ -77,7 +83,7 @@ fn page_fault(frame: &mut TrapFrame) {
     // While this waited for a lock, another vCPU may have had translations forgotten, also of the copy that
     // goes on now.
     if !user && Cpu::current().native.take_stale_elsewhere() {
-        cpu::reload_root();
+        tlb::reload_root();
     }
     match (result, fixup) {
         (Ok(()), _) => {
@@ -109,9 +115,9 @@ fn program_exception(frame: &mut TrapFrame, vector: u32) {
             // Host B: CPUID faulting is on.
             (GENERAL_PROTECTION, Ok([0x0f, 0xa2])) => {
                 frame.rip += 2;
-                let [leaf, _] = cpu::halves(frame.rax);
-                let [subleaf, _] = cpu::halves(frame.rcx);
-                let answer = cpu::cpuid(leaf, subleaf);
+                let [leaf, _] = instruction::halves(frame.rax);
+                let [subleaf, _] = instruction::halves(frame.rcx);
+                let answer = cpuid::cpuid(leaf, subleaf);
                 [frame.rax, frame.rbx, frame.rcx, frame.rdx] = answer.map(u64::from);
                 return;
             }
@@ -134,9 +140,16 @@ fn program_exception(frame: &mut TrapFrame, vector: u32) {
     signal::fault(frame, fault);
 }
 
-fn interrupt(vector: u32) {
+/// Whether an interrupt that is taken in a program was held back by the kernel, which has them off: then the program
+/// has not executed an instruction since. After a system call RCX is where it returned to; a page fault returns to
+/// the instruction that it came from.
+fn was_in_kernel(frame: &TrapFrame) -> bool {
+    frame.rcx == frame.rip || Cpu::current().take_fault_rip() == frame.rip
+}
+
+fn interrupt(vector: u32, in_kernel: Option<bool>) {
     if vector == u32::from(apic::TIMER_VECTOR) {
-        crate::sched::run::timer();
+        crate::sched::run::timer(in_kernel);
     } else if (IRQ_VECTOR_BASE..u32::from(apic::TIMER_VECTOR)).contains(&vector) {
         crate::drivers::interrupt(vector - IRQ_VECTOR_BASE);
     }

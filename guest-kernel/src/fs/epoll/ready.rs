@@ -330,6 +330,7 @@ mod tests {
     use crate::fs::event::EventCounter;
     use crate::fs::stream::StreamRef;
     use crate::fs::{FileRef, Inode};
+    use crate::numbers::Random;
     use std::collections::VecDeque;
 
     fn file() -> FileRef {
@@ -344,15 +345,11 @@ mod tests {
         let interest = |fd| Interest { events: 1, data: fd };
         let mut items: Vec<Arc<Item>> = Vec::new();
         let mut model: VecDeque<i32> = VecDeque::new();
-        let mut random = 1_u64;
-        let mut below = |limit: usize| {
-            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            usize::try_from(random >> 33).unwrap() % limit
-        };
+        let mut random = Random(1);
         let mut next_fd = 0;
         for _ in 0..20_000 {
             let mut table = core.table.lock();
-            match below(6) {
+            match random.index(6) {
                 0 => {
                     let item = table.insert(&core, &file, next_fd, interest(7)).unwrap();
                     assert!(table.get(item.key()).is_some());
@@ -360,21 +357,21 @@ mod tests {
                     next_fd += 1;
                 }
                 1 if !items.is_empty() => {
-                    let item = items.swap_remove(below(items.len()));
+                    let item = items.swap_remove(random.index(items.len()));
                     assert!(table.remove(&item).is_some());
                     assert!(table.remove(&item).is_none() && table.get(item.key()).is_none());
                     model.retain(|&fd| fd != item.fd);
                     table.append(&item);
                 }
                 2 | 3 if !items.is_empty() => {
-                    let item = &items[below(items.len())];
+                    let item = &items[random.index(items.len())];
                     table.append(item);
                     if !model.contains(&item.fd) {
                         model.push_back(item.fd);
                     }
                 }
                 4 if !items.is_empty() => {
-                    let item = &items[below(items.len())];
+                    let item = &items[random.index(items.len())];
                     table.put_back(item);
                     model.retain(|&fd| fd != item.fd);
                     model.push_front(item.fd);

@@ -52,6 +52,16 @@ pub struct Image {
 }
 
 impl Image {
+    /// An image without a file: what is below a file system that is in memory alone.
+    pub const EMPTY: Self = Self {
+        bytes: SharedBytes::from_slice(&[]),
+        start: PhysAddr(0),
+        inodes: 0,
+        root: 0,
+        blocks: 0,
+        built: Timestamp { seconds: 0, nanoseconds: 0 },
+    };
+
     /// Checks the superblock. `start` is the guest-physical address of the bytes, page-aligned.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::memory::frame::{self, Content};
+use crate::numbers::Random;
 use std::process::Command;
 use std::vec::Vec;
 
@@ -207,24 +208,19 @@ pub const SMALL: &[u8] = include_bytes!("small.erofs");
 #[test]
 fn damaged_images_are_errors_and_never_panics() {
     frame::host::init();
-    let mut state = 1u64;
-    let mut random = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize
-    };
+    let mut random = Random(1);
     let (mut opened, mut failed) = (0, 0);
     let (bytes, start) = place(SMALL);
     explore(&Image::open(bytes, start).expect("a good image"), 36, 0).expect("a good image");
     for _ in 0..3000 {
         let mut damaged = SMALL.to_vec();
         // The superblock and the metadata block hold all there is to damage.
-        for _ in 0..=random() % 8 {
-            let at = 1024 + random() % (damaged.len() - 1024).min(4096);
-            damaged[at] = [0, 0xff, 0x7f, 1, damaged[at] ^ 4][random() % 5];
+        for _ in 0..=random.index(8) {
+            let at = 1024 + random.index((damaged.len() - 1024).min(4096));
+            damaged[at] = [0, 0xff, 0x7f, 1, damaged[at] ^ 4][random.index(5)];
         }
-        if random() % 16 == 0 {
-            damaged.truncate(random() % damaged.len());
+        if random.index(16) == 0 {
+            damaged.truncate(random.index(damaged.len()));
         }
         // Safe: the damaged copy lives as long as the test.
         let bytes: &'static [u8] = std::boxed::Box::leak(damaged.into_boxed_slice());
@@ -260,26 +256,21 @@ fn damaged_images_of_mkfs_are_errors_and_never_panics() {
         };
         images.push(image);
     }
-    let mut state = setting("AIRLOCK_FUZZ_SEED", 1);
-    let mut random = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(state >> 33).expect("31 bits")
-    };
+    let mut random = Random(setting("AIRLOCK_FUZZ_SEED", 1));
     let time = std::time::Duration::from_secs(setting("AIRLOCK_FUZZ_SECONDS", 0));
     let begin = std::time::Instant::now();
     let (mut rounds, mut opened) = (0_u64, 0_u64);
     while rounds < 60 || begin.elapsed() < time {
-        let good = &images[random() % images.len()];
+        let good = &images[random.index(images.len())];
         let mut damaged = good.clone();
-        for _ in 0..=random() % 12 {
+        for _ in 0..=random.index(12) {
             // The superblock, the inodes behind it, or anything.
-            let reach = [1024 + 128, 16384, damaged.len()][random() % 3].min(damaged.len());
-            let at = 1024 + random() % (reach - 1024);
-            damaged[at] = [0, 0xff, 0x7f, 1, damaged[at] ^ 1 << (random() % 8)][random() % 5];
+            let reach = [1024 + 128, 16384, damaged.len()][random.index(3)].min(damaged.len());
+            let at = 1024 + random.index(reach - 1024);
+            damaged[at] = [0, 0xff, 0x7f, 1, damaged[at] ^ 1 << random.index(8)][random.index(5)];
         }
-        if random() % 8 == 0 {
-            damaged.truncate(random() % damaged.len());
+        if random.index(8) == 0 {
+            damaged.truncate(random.index(damaged.len()));
         }
         let pointer = std::boxed::Box::into_raw(damaged.into_boxed_slice());
         {

@@ -13,6 +13,7 @@ pub use registry::max_watches;
 use super::event::metadata;
 use super::inode::Inode;
 use super::metadata::Metadata;
+use super::mount::Mount;
 use super::path::{Found, Name, name_in};
 use super::root::FileSystem;
 use super::stream::{Events, Seek, Stream};
@@ -176,6 +177,8 @@ pub struct Located {
     pub inode: Inode,
     /// Directory and name.
     pub place: Option<(Inode, Name)>,
+    /// The mount by which it was reached.
+    pub mount: Option<Arc<Mount>>,
 }
 
 impl Located {
@@ -185,7 +188,16 @@ impl Located {
     /// As [`Found::existing`].
     pub fn from_found(found: Found) -> Result<Self> {
         let place = is_active().then(|| (found.parent.clone(), found.name.clone()));
-        Ok(Self { inode: found.existing()?, place })
+        let mount = found.mount.clone();
+        Ok(Self { inode: found.existing()?, place, mount })
+    }
+
+    /// Whether it may be changed by way of the mount.
+    ///
+    /// # Errors
+    /// EROFS.
+    pub fn check_writable(&self) -> Result<()> {
+        self.mount.as_ref().map_or(Ok(()), |mount| mount.check_writable())
     }
 
     /// Something happened to the file.

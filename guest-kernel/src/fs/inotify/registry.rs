@@ -23,6 +23,7 @@ pub(super) fn key(inode: &Inode) -> Key {
     let tree = match inode {
         Inode::Image(..) | Inode::Memory(_) => inode.file_system().map(core::ptr::from_ref),
         Inode::Synthetic(node) => return (node.metadata().device, node.number()),
+        Inode::Volume(node) => return (node.device(), node.number()),
         Inode::Stream(stream) => {
             let metadata = stream.metadata();
             return (metadata.device, metadata.number);

@@ -58,7 +58,7 @@ struct FileLocks {
 }
 
 /// Which file: the kind of its inode, and its number.
-type Key = (u8, u64);
+type Key = (u64, u64);
 
 struct Table {
     files: BTreeMap<Key, FileLocks>,
@@ -82,12 +82,7 @@ fn pid() -> i32 {
 }
 
 fn key_of(inode: &Inode) -> Key {
-    match inode {
-        // A changed file of the image keeps its number, and new files have others.
-        Inode::Image(..) | Inode::Memory(_) => (0, inode.number()),
-        Inode::Synthetic(_) => (1, inode.number()),
-        Inode::Stream(_) => (2, inode.number()),
-    }
+    inode.identity()
 }
 
 impl Table {

@@ -23,13 +23,8 @@ static ENTRIES: &[Entry] = &[
     link(10, "stdin", |_| path(b"/proc/self/fd/0")),
     link(11, "stdout", |_| path(b"/proc/self/fd/1")),
     link(12, "stderr", |_| path(b"/proc/self/fd/2")),
-    Entry { number: 13, name: "shm", mode: 0o1777, kind: Kind::Memory },
-    Entry {
-        number: 14,
-        name: "pts",
-        mode: 0o755,
-        kind: Kind::Dynamic(terminals::ENTRIES, &terminals::Terminals),
-    },
+    Entry { mode: 0o755, ..directory(13, "shm", &[]) },
+    Entry { mode: 0o755, ..directory(14, "pts", &[]) },
     terminals::device(15, "ptmx", 5, 2, Terminal::Multiplexer),
 ];
 

@@ -41,8 +41,6 @@ pub(super) enum Kind {
     Device(u32, u32, &'static (dyn Stream + Sync)),
     /// A character device that is opened as one terminal or another.
     Terminal(u32, u32, terminals::Terminal),
-    /// A directory of ordinary files in memory.
-    Memory,
 }
 
 /// Entries that no table can hold.
@@ -51,6 +49,10 @@ pub(super) trait Dynamic: Sync {
     fn find(&self, directory: &Node, name: &[u8]) -> Result<Node>;
     /// The first name from `number` on: the number, and the file.
     fn next(&self, directory: &Node, number: u32) -> Result<Option<(u32, Node)>>;
+    /// What its names have before the number.
+    fn prefix(&self) -> &'static str {
+        ""
+    }
 }
 
 /// A file.
@@ -60,34 +62,67 @@ pub struct Node {
     entry: &'static Entry,
     /// The process that the path named, or 0.
     process: u32,
+    /// Its thread that the path named (`/proc/PID/task/TID`), or 0.
+    thread: u32,
     /// The descriptor that the path named.
     item: u32,
 }
 
-/// Where the trees are: entries of the root directory that lie over whatever it holds.
-static MOUNTS: [&Entry; 3] = [&device::ROOT, &proc::ROOT, &system::ROOT];
+/// One of the trees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tree {
+    /// Devices (`/dev`).
+    Devices,
+    /// Processes and the machine (`/proc`).
+    Processes,
+    /// Hardware and the kernel (`/sys`).
+    System,
+    /// Terminals (`/dev/pts`).
+    Terminals,
+}
 
-/// The tree that lies over this name of the root directory.
+static TREES: [&Entry; 4] = [&device::ROOT, &terminals::ROOT, &proc::ROOT, &system::ROOT];
+
+/// The root directory of a tree.
+pub(super) fn root(file_system: &'static FileSystem, tree: Tree) -> Inode {
+    let entry = match tree {
+        Tree::Devices => &device::ROOT,
+        Tree::Processes => &proc::ROOT,
+        Tree::System => &system::ROOT,
+        Tree::Terminals => &terminals::ROOT,
+    };
+    Inode::Synthetic(Node::new(file_system, entry))
+}
+
+/// Directories of the root file system that are there whatever the image holds, to mount the trees on.
+/// Nothing is in them.
+static POINTS: [&Entry; 3] = [
+    &Entry { mode: 0o755, ..directory(200, "dev", &[]) },
+    &directory(201, "proc", &[]),
+    &directory(202, "sys", &[]),
+];
+
+/// The directory for a mount that has this name in the root directory.
 pub(super) fn mount_point(file_system: &'static FileSystem, name: &[u8]) -> Option<Inode> {
     // All names have this length or one more: nearly every other name ends here.
     if name.len() != 3 && name.len() != 4 {
         return None;
     }
-    let entry = MOUNTS.iter().find(|entry| entry.name.as_bytes() == name)?;
-    Some(Inode::Synthetic(Node { file_system, entry, process: 0, item: 0 }))
+    let entry = POINTS.iter().find(|entry| entry.name.as_bytes() == name)?;
+    Some(Inode::Synthetic(Node::new(file_system, entry)))
 }
 
 /// How many there are.
 pub(super) const MOUNT_COUNT: u64 = 3;
 
-/// Whether one of the trees has this name.
+/// Whether one of them has this name.
 pub(super) fn is_mount_point(name: &[u8]) -> bool {
-    MOUNTS.iter().any(|entry| entry.name.as_bytes() == name)
+    POINTS.iter().any(|entry| entry.name.as_bytes() == name)
 }
 
-/// Lists the trees.
+/// Lists them.
 pub(super) fn list_mount_points(position: u64, each: &mut dyn FnMut(&Listed<'_>, u64) -> bool) {
-    for (at, entry) in (0..).zip(MOUNTS) {
+    for (at, entry) in (0..).zip(POINTS) {
         let listed = Listed { name: entry.name.as_bytes(), number: entry.number.into(), kind: 4 };
         if at >= position && !each(&listed, at + 1) {
             break;
@@ -96,6 +131,10 @@ pub(super) fn list_mount_points(position: u64, each: &mut dyn FnMut(&Listed<'_>,
 }
 
 impl Node {
+    const fn new(file_system: &'static FileSystem, entry: &'static Entry) -> Self {
+        Self { file_system, entry, process: 0, thread: 0, item: 0 }
+    }
+
     fn with(&self, entry: &'static Entry) -> Self {
         Self { entry, ..*self }
     }
@@ -103,12 +142,17 @@ impl Node {
     /// Whether both are the same file.
     pub fn is(&self, other: &Self) -> bool {
         core::ptr::eq(self.entry, other.entry)
-            && (self.process, self.item) == (other.process, other.item)
+            && (self.process, self.thread, self.item) == (other.process, other.thread, other.item)
     }
 
     /// The inode number.
     pub fn number(&self) -> u64 {
-        u64::from(self.process) << 32 | u64::from(self.item) << 12 | u64::from(self.entry.number)
+        /// Set in what is below a thread: that has the same entries as a process, and a thread's
+        /// number may be a process's, too.
+        const OF_THREAD: u64 = 1 << 11;
+        let (id, flag) =
+            if self.thread == 0 { (self.process, 0) } else { (self.thread, OF_THREAD) };
+        u64::from(id) << 32 | u64::from(self.item) << 12 | flag | u64::from(self.entry.number)
     }
 
     /// The number that a directory shows, which is what `stat(2)` tells.
@@ -120,7 +164,7 @@ impl Node {
     pub const fn mode(&self) -> u32 {
         self.entry.mode
             | match self.entry.kind {
-                Kind::Directory(_) | Kind::Dynamic(..) | Kind::Memory => S_IFDIR,
+                Kind::Directory(_) | Kind::Dynamic(..) => S_IFDIR,
                 Kind::Text(_) => S_IFREG,
                 Kind::Link(_) => S_IFLNK,
                 Kind::Device(..) | Kind::Terminal(..) => S_IFCHR,
@@ -137,9 +181,11 @@ impl Node {
         };
         // Made up now, with everything in it.
         let time = now();
-        let tree = if device::ROOT.holds(self.entry) {
+        let tree = if self.is_point() {
+            devices::ROOT
+        } else if device::ROOT.holds(self.entry) {
             devices::DEV
-        } else if system::ROOT.holds(self.entry) {
+        } else if system::holds(self.entry) {
             devices::SYS
         } else {
             devices::PROC
@@ -175,10 +221,7 @@ impl Node {
     pub fn lookup(&self, name: &[u8]) -> Result<Inode> {
         let (children, dynamic) = self.children()?;
         if let Some(entry) = children.iter().find(|entry| entry.name.as_bytes() == name) {
-            return match entry.kind {
-                Kind::Memory => self.file_system.shared_memory(Inode::Synthetic(*self)),
-                _ => Ok(Inode::Synthetic(self.with(entry))),
-            };
+            return Ok(Inode::Synthetic(self.with(entry)));
         }
         dynamic.ok_or(Errno::ENOENT)?.find(self, name).map(Inode::Synthetic)
     }
@@ -212,9 +255,14 @@ impl Node {
         let mut from = u32::try_from(position.saturating_sub(first)).unwrap_or(u32::MAX);
         while let Some((number, node)) = dynamic.next(self, from)? {
             let mut digits = [0; 10];
-            let name = decimal(number, &mut digits);
+            let digits = decimal(number, &mut digits);
+            let prefix = dynamic.prefix().as_bytes();
+            let mut name = [0; 16];
+            let len = prefix.len() + digits.len();
+            name[..prefix.len()].copy_from_slice(prefix);
+            name[prefix.len()..len].copy_from_slice(digits);
             let kind = entry_type(node.mode());
-            let listed = Listed { name, number: node.listed_number(), kind };
+            let listed = Listed { name: &name[..len], number: node.listed_number(), kind };
             let Some(next) = number.checked_add(1) else { break };
             if !each(&listed, first + u64::from(next)) {
                 break;
@@ -224,25 +272,35 @@ impl Node {
         Ok(())
     }
 
-    /// The directory that it is in.
+    /// The directory that it is in; a root is in itself.
     pub fn parent(&self) -> Result<Inode> {
-        if self.entry.is_mount_point() {
+        if TREES.iter().any(|root| core::ptr::eq(*root, self.entry)) {
+            return Ok(Inode::Synthetic(*self));
+        }
+        if self.is_point() {
             return Ok(self.file_system.root());
         }
-        let parent = MOUNTS.iter().find_map(|root| root.parent_of(self.entry));
+        let parent = TREES.iter().find_map(|root| root.parent_of(self.entry));
         if let Some(parent) = parent {
             return Ok(Inode::Synthetic(self.with(parent)));
         }
         if let Some(parent) = terminals::parent_of_dynamic(self.entry) {
-            return Ok(Inode::Synthetic(Self { entry: parent, process: 0, item: 0, ..*self }));
+            return Ok(Inode::Synthetic(Self::new(self.file_system, parent)));
         }
-        let (entry, process) = proc::parent_of(self.entry, self.process);
-        Ok(Inode::Synthetic(Self { entry, process, item: 0, ..*self }))
+        if let Some((parent, item)) = system::parent_of_dynamic(self.entry, self.item) {
+            return Ok(Inode::Synthetic(Self { item, ..Self::new(self.file_system, parent) }));
+        }
+        Ok(Inode::Synthetic(proc::parent_of(self)))
     }
 
-    /// The name in that directory, where this is the root of a tree.
+    /// Whether it is a directory of the root file system, for a mount.
+    fn is_point(&self) -> bool {
+        POINTS.iter().any(|entry| core::ptr::eq(*entry, self.entry))
+    }
+
+    /// The name in the root directory, of such a directory.
     pub fn mount_name(&self) -> Option<&'static str> {
-        self.entry.is_mount_point().then_some(self.entry.name)
+        self.is_point().then_some(self.entry.name)
     }
 
     /// Where a symbolic link leads.
@@ -269,11 +327,6 @@ impl Node {
         }
     }
 
-    /// The root of the tree that it is somewhere in.
-    pub fn root(&self) -> Inode {
-        self.file_system.root()
-    }
-
     /// Whether it is a device.
     pub const fn is_device(&self) -> bool {
         matches!(self.entry.kind, Kind::Device(..) | Kind::Terminal(..))
@@ -286,10 +339,6 @@ impl Node {
 }
 
 impl Entry {
-    fn is_mount_point(&self) -> bool {
-        MOUNTS.iter().any(|entry| core::ptr::eq(*entry, self))
-    }
-
     const fn entries(&self) -> &'static [Self] {
         match self.kind {
             Kind::Directory(children) | Kind::Dynamic(children, _) => children,

@@ -5,7 +5,7 @@ mod process;
 use super::super::facts::MachineFacts;
 use super::super::services::services;
 use super::super::tty::registry;
-use super::super::{epoll, inotify, pipe};
+use super::super::{epoll, inotify, pipe, root};
 use super::{Dynamic, Entry, Kind, Node, Target, directory, link, parse_decimal, text};
 use crate::errno::{Errno, Result};
 use crate::ipc::{messages, mqueue, semaphores, shared_memory};
@@ -43,7 +43,7 @@ static ENTRIES: &[Entry] = &[
     text(10, "version", version),
     text(11, "filesystems", |_| {
         Ok(Vec::from(
-            b"nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\n\terofs\nnodev\toverlay\n",
+            b"nodev\tsysfs\nnodev\ttmpfs\nnodev\tproc\nnodev\tdevtmpfs\nnodev\tdevpts\nnodev\t9p\n\terofs\n",
         ))
     }),
     text(12, "cmdline", |_| {
@@ -86,6 +86,19 @@ static ENTRIES: &[Entry] = &[
                     text(22, "ngroups_max", |_| line("65536")),
                     text(23, "cap_last_cap", |_| line("40")),
                     text(24, "randomize_va_space", |_| line("2")),
+                    text(100, "domainname", |_| line("(none)")),
+                    text(101, "arch", |_| line(machine()?.names[4])),
+                    text(102, "core_pattern", |_| line("core")),
+                    text(103, "core_uses_pid", |_| line("0")),
+                    text(104, "core_pipe_limit", |_| line("0")),
+                    text(105, "overflowuid", |_| line("65534")),
+                    text(106, "overflowgid", |_| line("65534")),
+                    text(107, "tainted", |_| line("0")),
+                    text(108, "max_lock_depth", |_| line("1024")),
+                    text(109, "shm_rmid_forced", |_| line("0")),
+                    text(110, "sched_rr_timeslice_ms", |_| {
+                        number(crate::sched::task::slice_ns() / 1_000_000)
+                    }),
                     directory(
                         46,
                         "pty",
@@ -206,12 +219,9 @@ impl Dynamic for Processes {
     }
 }
 
-/// The directory above an entry that is below a process, and the process in its path.
-pub(super) fn parent_of(entry: &'static Entry, process: u32) -> (&'static Entry, u32) {
-    match process::ROOT.parent_of(entry) {
-        Some(parent) => (parent, process),
-        None => process::parent_of_dynamic(entry, process).unwrap_or((&ROOT, 0)),
-    }
+/// The directory above what is below a process, or is a process's.
+pub(super) fn parent_of(node: &Node) -> Node {
+    process::parent_of(node).unwrap_or_else(|| Node::new(node.file_system, &ROOT))
 }
 
 /// What the rest of the kernel tells of the machine.
@@ -266,7 +276,7 @@ fn uuid(mut bytes: [u8; 16]) -> Result<Vec<u8>> {
 fn memory(node: &Node) -> Result<Vec<u8>> {
     let (free, total) = machine()?.frames;
     let kib = |frames: u64| frames * (PAGE / 1024);
-    let files = node.file_system.usage.used() / 1024;
+    let files = (node.file_system.usage.used() + root::used_in_memory()) / 1024;
     let mut text = String::new();
     for (name, value) in [
         ("MemTotal", kib(total)),

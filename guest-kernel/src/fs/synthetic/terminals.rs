@@ -27,8 +27,12 @@ pub(in crate::fs) enum Terminal {
     Numbered,
 }
 
+/// The tree.
+pub(super) static ROOT: Entry =
+    Entry { number: 14, name: "", mode: 0o755, kind: Kind::Dynamic(ENTRIES, &Terminals) };
+
 /// What /dev/pts always holds.
-pub(super) static ENTRIES: &[Entry] = &[device(16, "ptmx", 5, 2, Terminal::Multiplexer)];
+static ENTRIES: &[Entry] = &[device(16, "ptmx", 5, 2, Terminal::Multiplexer)];
 
 /// What /dev/pts holds for each terminal.
 static NUMBERED: Entry = device(17, "", MAJOR, 0, Terminal::Numbered);
@@ -65,14 +69,9 @@ impl Dynamic for Terminals {
     }
 }
 
-/// /dev/pts itself.
-fn directory() -> Option<&'static Entry> {
-    super::device::ROOT.entries().iter().find(|entry| entry.name == "pts")
-}
-
 /// The directory of an entry that is in no table.
 pub(super) fn parent_of_dynamic(entry: &Entry) -> Option<&'static Entry> {
-    if core::ptr::eq(entry, &NUMBERED) { directory() } else { None }
+    if core::ptr::eq(entry, &NUMBERED) { Some(&ROOT) } else { None }
 }
 
 impl Node {
@@ -86,8 +85,7 @@ impl Node {
 
     /// Whether it is in /dev/pts.
     pub(in crate::fs) fn is_in_terminals(&self) -> bool {
-        core::ptr::eq(self.entry, &NUMBERED)
-            || directory().is_some_and(|directory| directory.holds(self.entry))
+        core::ptr::eq(self.entry, &NUMBERED) || ROOT.holds(self.entry)
     }
 
     /// What is different about the nodes in /dev/pts.

@@ -6,15 +6,14 @@
 use crate::errno::{Errno, Result};
 use crate::fs::erofs::{self, Image};
 use crate::fs::inode::Inode;
-use crate::fs::root::{FileSystem, Usage};
+use crate::fs::root::FileSystem;
+use crate::fs::usage::Usage;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use core::ops::Bound;
 
 /// Positions from here on are of names in memory; those below are the image's.
 const FIRST_POSITION: u64 = 1 << 60;
-/// What a name takes of the file system's limit.
-const NAME_SIZE: u64 = 256;
 
 enum Entry {
     /// A file, where `getdents64` finds the name, and whether the image has a file of this name,
@@ -50,9 +49,9 @@ pub struct Listed<'a> {
 }
 
 impl Directory {
-    /// An empty directory.
-    pub const fn new(usage: &'static Usage, parent: Inode) -> Self {
-        Self::with(usage, None, Some(parent))
+    /// An empty directory; without a parent it is a root.
+    pub const fn new(usage: &'static Usage, parent: Option<Inode>) -> Self {
+        Self::with(usage, None, parent)
     }
 
     /// A directory with the names of one of the image.
@@ -108,7 +107,7 @@ impl Directory {
 
     fn add(&mut self, name: &[u8], inode: Inode, covers: bool) -> Result<()> {
         let name = shared_name(name)?;
-        self.usage.charge(NAME_SIZE)?;
+        self.usage.charge_name()?;
         let position = self.next;
         self.next += 1;
         self.order.insert(position, name.clone());
@@ -142,9 +141,24 @@ impl Directory {
         };
         if let Some(Entry::File(_, position, _)) = removed {
             self.order.remove(&position);
-            self.usage.release(NAME_SIZE);
+            self.usage.release_names(1);
         }
         Ok(())
+    }
+
+    /// Takes out one name in memory, whichever.
+    pub fn take_any(&mut self) -> Option<Inode> {
+        let (_, name) = self.order.pop_first()?;
+        self.usage.release_names(1);
+        match self.names.remove(&name) {
+            Some(Entry::File(inode, ..)) => Some(inode),
+            _ => None,
+        }
+    }
+
+    /// Whether there is no directory above.
+    pub const fn is_root(&self) -> bool {
+        self.parent.is_none() && self.lower.is_none()
     }
 
     /// How many names there are in memory.
@@ -206,7 +220,7 @@ impl Directory {
 
 impl Drop for Directory {
     fn drop(&mut self) {
-        self.usage.release(self.order.len() as u64 * NAME_SIZE);
+        self.usage.release_names(self.order.len() as u64);
     }
 }
 

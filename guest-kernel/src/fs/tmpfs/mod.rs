@@ -12,8 +12,7 @@ pub use memfd::{ALL_SEALS, F_SEAL_EXEC};
 use super::erofs::Image;
 use super::inode::Inode;
 use super::metadata::{
-    Metadata, PERMISSIONS, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, Timestamp, devices,
-    entry_type,
+    Metadata, PERMISSIONS, S_IFDIR, S_IFIFO, S_IFLNK, S_IFMT, S_IFREG, Timestamp, entry_type,
 };
 use super::pipe::Pipe;
 use super::root::FileSystem;
@@ -22,9 +21,6 @@ use crate::errno::{Errno, Result};
 use crate::sync::SpinLock;
 use alloc::sync::{Arc, Weak};
 use alloc::vec::Vec;
-
-/// What a file takes of the file system's limit besides its pages.
-const NODE_SIZE: u64 = 512;
 
 /// A file in memory.
 pub struct Node {
@@ -98,7 +94,7 @@ impl Node {
             S_IFREG => Content::File(File::new(&file_system.usage)),
             S_IFDIR => Content::Directory(SpinLock::new(Directory::new(
                 &file_system.usage,
-                parent.clone(),
+                Some(parent.clone()),
             ))),
             S_IFLNK => {
                 let mut target = Vec::new();
@@ -109,19 +105,37 @@ impl Node {
             S_IFIFO => Content::Fifo(SpinLock::new(Weak::new())),
             _ => Content::Special(new.special),
         };
+        file_system.usage.charge_node()?;
+        Ok(Self::with(file_system, file_system.new_number(), Self::attributes_of(new, 0), content))
+    }
+
+    /// The root directory of a file system that is in memory alone.
+    ///
+    /// # Errors
+    /// ENOSPC.
+    pub fn new_root(
+        file_system: &'static FileSystem,
+        new: &New<'_>,
+        number: u64,
+    ) -> Result<Arc<Self>> {
+        let names = Directory::new(&file_system.usage, None);
+        file_system.usage.charge_node()?;
+        let content = Content::Directory(SpinLock::new(names));
+        Ok(Self::with(file_system, number, Self::attributes_of(new, 2), content))
+    }
+
+    fn attributes_of(new: &New<'_>, links: u32) -> Attributes {
         let time = now();
-        let attributes = Attributes {
+        Attributes {
             mode: new.mode,
-            links: 0,
+            links,
             user: new.user,
             group: new.group,
             accessed: time,
             modified: time,
             changed: time,
             born: time,
-        };
-        file_system.usage.charge(NODE_SIZE)?;
-        Ok(Self::with(file_system, file_system.new_number(), attributes, content))
+        }
     }
 
     /// A changeable copy of one of the image's files, which shares its pages and names.
@@ -151,7 +165,7 @@ impl Node {
             born: metadata.born,
         };
         // Without a limit: there are only so many files in the image, and removing one must not fail.
-        file_system.usage.charge_anyway(NODE_SIZE);
+        file_system.usage.charge_node_anyway();
         Ok(Self::with(file_system, number, attributes, content))
     }
 
@@ -246,7 +260,7 @@ impl Node {
             Content::Special(special) => (0, 0, *special),
         };
         Metadata {
-            device: devices::ROOT,
+            device: self.file_system.device(),
             number: self.number,
             mode: attributes.mode,
             links: attributes.links,
@@ -270,9 +284,45 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Forgets all names in this directory and below, when nobody can reach it any more: directories and
+    /// those in them keep each other. In a loop, as they can be as deep as a program likes.
+    pub fn take_apart(self: &Arc<Self>) {
+        let mut current = self.clone();
+        loop {
+            let Ok(names) = current.directory() else { return };
+            let (child, is_empty) = {
+                let mut names = names.lock();
+                names.removed = true;
+                let child = names.take_any();
+                let is_empty = child.is_none();
+                (child, is_empty)
+            };
+            if let Some(Inode::Memory(node)) = &child
+                && node.directory().is_ok()
+            {
+                current = node.clone();
+            }
+            if is_empty {
+                if Arc::ptr_eq(&current, self) {
+                    return;
+                }
+                let parent = names_parent(&current);
+                let Some(Inode::Memory(parent)) = parent else { return };
+                current = parent;
+            }
+        }
+    }
+}
+
+/// Takes the reference to the directory above out of a directory.
+fn names_parent(node: &Node) -> Option<Inode> {
+    node.directory().ok()?.lock().parent.take()
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
-        self.file_system.usage.release(NODE_SIZE);
+        self.file_system.usage.release_node();
         super::inotify::freed(self.file_system, self.number);
         // A removed directory keeps the one above it, which may itself be removed and kept by nothing
         // else, and so on: a loop, as a recursion could be as deep as a program likes.

@@ -5,7 +5,7 @@ use super::super::bytes::SharedBytes;
 use super::super::frame::Frame;
 use super::super::page_table::Entry;
 use super::{Access, AddressSpace, Inner};
-use crate::arch::cpu::flush_page;
+use crate::arch::tlb::flush_page;
 use crate::errno::{Errno, Result};
 use core::sync::atomic::AtomicU32;
 

@@ -8,7 +8,7 @@ use super::super::frame::{Content, Frame};
 use super::super::page_table::{Leaf, Slot, flag};
 use super::super::{Page, PageSource};
 use super::{Access, AddressSpace, Inner};
-use crate::arch::cpu::{flush_elsewhere, forget_fault};
+use crate::arch::tlb::{flush_elsewhere, forget_fault};
 use crate::errno::Errno;
 use crate::signal::Fault;
 use alloc::sync::Arc;

@@ -3,7 +3,7 @@
 use super::super::address::PhysAddr;
 use super::super::areas::{Area, AreaFlags};
 use super::AddressSpace;
-use crate::arch::cpu::{flush_all, flush_elsewhere};
+use crate::arch::tlb::{flush_all, flush_elsewhere};
 use crate::errno::Result;
 use core::sync::atomic::Ordering;
 

@@ -3,7 +3,7 @@
 use super::super::address::{PAGE, USER_END, page_ceil};
 use super::super::areas::{Area, AreaFlags, Backing, Bounds, LOWEST};
 use super::{AddressSpace, Inner, range_end};
-use crate::arch::cpu::{flush_elsewhere, flush_page};
+use crate::arch::tlb::{flush_elsewhere, flush_page};
 use crate::errno::{Errno, Result};
 
 /// A request to move or resize mappings (mremap(2)).

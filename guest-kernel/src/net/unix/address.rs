@@ -82,7 +82,7 @@ type AbstractName = (u8, Address);
 struct Taken {
     abstracts: BTreeMap<AbstractName, Weak<Socket>>,
     /// By the number of the file that the path leads to.
-    files: BTreeMap<u64, Weak<Socket>>,
+    files: BTreeMap<(u64, u64), Weak<Socket>>,
 }
 
 static TAKEN: SpinLock<Taken> =
@@ -150,7 +150,7 @@ pub fn take_any(socket: &Arc<Socket>) -> Result<(Address, Binding)> {
 /// ENOMEM.
 pub fn take_file(socket: &Arc<Socket>, inode: Inode) -> Result<Binding> {
     frame::check_room()?;
-    TAKEN.lock().files.insert(inode.number(), Arc::downgrade(socket));
+    TAKEN.lock().files.insert(inode.identity(), Arc::downgrade(socket));
     Ok(Binding::File(inode))
 }
 
@@ -159,7 +159,7 @@ pub fn release(binding: &Binding) {
     let mut taken = TAKEN.lock();
     let socket = match binding {
         Binding::Abstract(key) => taken.abstracts.remove(key),
-        Binding::File(inode) => taken.files.remove(&inode.number()),
+        Binding::File(inode) => taken.files.remove(&inode.identity()),
     };
     drop(taken);
     drop(socket);
@@ -186,7 +186,7 @@ pub fn find(address: &[u8], names: &Names<'_>, like: &Socket) -> Result<Arc<Sock
             if inode.mode()? & S_IFMT != S_IFSOCK || inode.file_system().is_none() {
                 return Err(Errno::ECONNREFUSED);
             }
-            let found = TAKEN.lock().files.get(&inode.number()).and_then(Weak::upgrade);
+            let found = TAKEN.lock().files.get(&inode.identity()).and_then(Weak::upgrade);
             let socket = found.ok_or(Errno::ECONNREFUSED)?;
             if socket.kind == like.kind { Ok(socket) } else { Err(Errno::EPROTOTYPE) }
         }

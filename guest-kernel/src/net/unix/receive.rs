@@ -125,6 +125,8 @@ impl Socket {
         let mut received = Received::default();
         let mut first: Option<(Arc<Self>, Option<Identity>)> = None;
         let mut at = 0;
+        // What a look passes over.
+        let mut skip = if peek { self.options.peek_offset() } else { 0 };
         let mut reading = self.begin_reading()?;
         let result = loop {
             let Some(front) = self.take_front(at) else {
@@ -141,6 +143,12 @@ impl Socket {
                 reading = self.begin_reading()?;
                 continue;
             };
+            if skip > 0 && skip >= front.len - front.start {
+                skip -= front.len - front.start;
+                self.put_back(at, front.number, front.data);
+                at += 1;
+                continue;
+            }
             // What others sent is not mixed with it, if it matters who sent it.
             let other = first.as_ref().is_some_and(|(_, identity)| *identity != front.identity);
             if wants_identity && other {
@@ -149,6 +157,7 @@ impl Socket {
             }
             let Front { number, data, start, len, sender, identity } = front;
             first.get_or_insert((sender, identity));
+            let start = start + core::mem::take(&mut skip);
             let want = (len - start).min(buffer.remaining());
             match data.copy_out(start, want, buffer) {
                 Ok(count) if count == want => {}
@@ -160,6 +169,7 @@ impl Socket {
             }
             received.count += want;
             if peek {
+                self.options.move_peek_offset(want);
                 let (copied, more) = self.look(at, number, data);
                 received.files = copied;
                 at += 1;
@@ -167,6 +177,7 @@ impl Socket {
                     break Ok(());
                 }
             } else {
+                self.options.shift_peek_offset(want);
                 let (files, is_over) = self.consume(number, data, want);
                 received.files = files;
                 if !is_over || !received.files.is_empty() || buffer.remaining() == 0 {
@@ -228,32 +239,43 @@ impl Socket {
         }
         let wants_identity = self.wants_identity();
         let deadline = deadline(self.options.receive_timeout());
-        let reading = loop {
+        let (reading, at, skip) = loop {
             let reading = self.begin_reading()?;
+            let waiting;
             {
                 let mut state = self.state.lock();
                 if let Some(error) = state.error.take() {
                     return Err(error);
                 }
-                if !state.packets.is_empty() {
-                    break reading;
+                // Where a look begins: behind whole messages, and within one.
+                let mut skip = if peek { self.options.peek_offset() } else { 0 };
+                let at = state.packets.iter().position(|packet| {
+                    let is_behind = skip == 0 || skip < packet.len;
+                    skip -= if is_behind { 0 } else { packet.len };
+                    is_behind
+                });
+                if let Some(at) = at {
+                    break (reading, at, skip);
                 }
+                waiting = state.packets.len();
             }
             match self.why_nothing(wait) {
                 Some(result) => return result.map(|()| Received::default()),
                 None => drop(reading),
             }
-            self.sleep_for_packet(0, deadline)?;
+            self.sleep_for_packet(waiting, deadline)?;
         };
         if peek {
-            let Some(Front { number, data, len, sender, identity, .. }) = self.take_front(0) else {
+            let Some(Front { number, data, len, sender, identity, .. }) = self.take_front(at)
+            else {
                 return Err(Errno::EAGAIN);
             };
-            let want = len.min(buffer.remaining());
-            let copied = data.copy_out(0, want, buffer);
-            let (files, _) = self.look(0, number, data);
+            let want = (len - skip).min(buffer.remaining());
+            let copied = data.copy_out(skip, want, buffer);
+            let (files, _) = self.look(at, number, data);
             drop(reading);
-            let received = message(copied, want, len)?;
+            let received = message(copied, want, len - skip)?;
+            self.options.move_peek_offset(want);
             let received = Received { files, ..received };
             return finish(received, Some((sender, identity)), wants_identity, Ok(()));
         }
@@ -267,6 +289,7 @@ impl Socket {
         if was_full {
             self.wake_senders();
         }
+        self.options.shift_peek_offset(packet.len);
         let want = packet.len.min(buffer.remaining());
         let received = message(packet.data.copy_out(0, want, buffer), want, packet.len)?;
         let files = packet.rights.take().map(flight::land).unwrap_or_default();

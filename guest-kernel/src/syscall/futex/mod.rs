@@ -16,4 +16,6 @@ mod waitv;
 #[cfg(target_os = "none")]
 pub use operations::*;
 #[cfg(target_os = "none")]
+pub use pi::priority_changed;
+#[cfg(target_os = "none")]
 pub use waitv::futex_waitv;

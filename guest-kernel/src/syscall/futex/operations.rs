@@ -487,6 +487,8 @@ pub fn get_robust_list(tid: Pid, head: UserPtr<u64>, length: UserPtr<u64>) -> Re
 /// and whoever waits for its id to be cleared is woken (set_robust_list(2), set_tid_address(2)).
 pub fn leave_memory(ends: bool) {
     let me = current();
+    me.rseq.register(None);
+    me.release_concurrency_id();
     let head = me.robust_list.swap(0, Ordering::Relaxed);
     if head != 0 {
         // What cannot be read ends the list.

@@ -9,7 +9,7 @@ use crate::process::Pid;
 use alloc::vec::Vec;
 
 /// Linux's `max_lock_depth`: a longer chain of owners that wait counts as a cycle.
-const CHAIN_LIMIT: usize = 1024;
+pub(super) const CHAIN_LIMIT: usize = 1024;
 
 struct Waiter<W> {
     /// The lower, the sooner it is next; equals in the order of their arrival.
@@ -80,6 +80,30 @@ impl<K: Ord + Copy, W> Ownership<K, W> {
             }
         }
         true
+    }
+
+    /// The class that a thread inherits: the first of those that wait for its locks; `otherwise` if none do.
+    pub(super) fn inherited(&self, owner: Pid, otherwise: u8) -> u8 {
+        let locks = self.locks.iter().filter(|lock| lock.owner == Some(owner));
+        let first = locks.filter_map(|lock| lock.waiters.first());
+        first.map(|waiter| waiter.class).min().unwrap_or(otherwise)
+    }
+
+    /// A thread's class is this now. If it waits for a lock, and that is news, it goes to its new place among
+    /// those who wait, and the lock's owner, who may inherit something else from now on, is returned.
+    pub(super) fn change_class(&mut self, tid: Pid, class: u8) -> Option<Pid> {
+        let key = self.blocked[self.waits_for(tid).ok()?].1;
+        let at = self.place(key).ok()?;
+        let lock = &mut self.locks[at];
+        let index = lock.waiters.iter().position(|waiter| waiter.tid == tid)?;
+        if lock.waiters[index].class == class {
+            return None;
+        }
+        let mut waiter = lock.waiters.remove(index);
+        waiter.class = class;
+        let behind = lock.waiters.partition_point(|other| other.class <= class);
+        lock.waiters.insert(behind, waiter);
+        lock.owner
     }
 
     /// Adds a waiter. The lock belongs to `owner` if nobody has waited for it so far.

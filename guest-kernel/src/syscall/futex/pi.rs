@@ -3,13 +3,17 @@
 //!
 //! One lock guards all that is known of owners, since a chain of owners that wait leads from futex to
 //! futex. It is taken only where threads contend, and where they end.
+//!
+//! An owner inherits the class of the first of those who wait for it, and hands it on to who owns what it
+//! waits for itself ([`pass_on`]).
 
 use super::operations::{Key, Sleeper, TABLE, Waiting, Word};
-use super::ownership::Ownership;
+use super::ownership::{CHAIN_LIMIT, Ownership};
 use crate::errno::{Errno, Result};
 use crate::memory::space::Access;
 use crate::memory::usize_from;
 use crate::process::{INIT, Pid, Thread, current, find_thread};
+use crate::sched::ready::FAIR;
 use crate::sched::{self, run};
 use crate::sync::SpinLock;
 use alloc::sync::Arc;
@@ -59,9 +63,39 @@ fn tid_in(value: u32) -> Option<Pid> {
 
 /// A thread's place among those that wait: real-time threads by priority, then all others.
 fn class(thread: &Thread) -> u8 {
-    match thread.task.policy() {
-        run::Policy::Fifo(priority) | run::Policy::RoundRobin(priority) => 100 - priority.min(99),
-        run::Policy::Fair(_) => 101,
+    thread.task.rank().class
+}
+
+/// Those who wait for a thread's locks have changed, or what they inherit has: lets it run as the first of them
+/// would, and the owner of what it waits for, and so on. Each step looks at what is true now, so that it does not
+/// matter who else does the same at the same time.
+fn pass_on(owner: Option<Pid>) {
+    let mut next = owner;
+    for _ in 0..CHAIN_LIMIT {
+        let Some(thread) = next.and_then(find_thread) else { return };
+        next = pass_on_to(&thread);
+    }
+}
+
+/// One step of [`pass_on`]; returns who is next.
+fn pass_on_to(thread: &Thread) -> Option<Pid> {
+    let tid = thread.tid();
+    let (changed, next) = {
+        let mut ownership = OWNERSHIP.lock();
+        let changed = thread.task.inherit(ownership.inherited(tid, FAIR));
+        (changed, ownership.change_class(tid, class(thread)))
+    };
+    if changed {
+        run::reorder(thread);
+    }
+    next
+}
+
+/// A thread's policy or priority has changed: so has what others inherit from it.
+pub fn priority_changed(thread: &Thread) {
+    if USED.load(Ordering::SeqCst) {
+        let next = OWNERSHIP.lock().change_class(thread.tid(), class(thread));
+        pass_on(next);
     }
 }
 
@@ -142,6 +176,8 @@ pub(super) fn lock(
             Attempt::Held(_) if try_only => return Err(Errno::EAGAIN),
             Attempt::Held(owner) => {
                 ownership.block(word.key, owner, me.tid(), class(&me), sleeper.clone())?;
+                drop(ownership);
+                pass_on(owner);
                 break sleeper;
             }
         }
@@ -177,6 +213,8 @@ fn settle(word: &Word, sleeper: &Arc<Sleeper>, slept: Result<Option<()>>) -> Opt
         match word.update(|_| Some(new)) {
             Ok(_) => {
                 ownership.inherit(word.key, tid);
+                drop(ownership);
+                pass_on(Some(tid));
                 return Some(Ok(()));
             }
             Err(error) => failure = Some(error),
@@ -186,8 +224,10 @@ fn settle(word: &Word, sleeper: &Arc<Sleeper>, slept: Result<Option<()>>) -> Opt
         sleeper.woken.store(false, Ordering::SeqCst);
         return None;
     };
+    let owner = ownership.owner(word.key).flatten();
     let heir = ownership.give_up(word.key, tid).cloned();
     drop(ownership);
+    pass_on(owner);
     if let Some(heir) = heir {
         heir.wake();
     }
@@ -222,6 +262,9 @@ pub(super) fn unlock(address: u64, private: bool) -> Result<()> {
         }
         drop(ownership);
         if let Some(next) = next {
+            // Before it runs, so that it need not wait for the one whose priority came from it.
+            pass_on(Some(next.thread.tid()));
+            pass_on(Some(tid));
             next.wake();
         }
         return Ok(());
@@ -231,14 +274,19 @@ pub(super) fn unlock(address: u64, private: bool) -> Result<()> {
 /// The thread owns no lock any more: who waits for one of its locks finds that out.
 pub(super) fn give_up_all(thread: &Thread, ends: bool) {
     let tid = thread.tid();
+    let mut abandoned = false;
     loop {
         let mut ownership = OWNERSHIP.lock();
         if ends {
             thread.gave_up_locks.store(true, Ordering::SeqCst);
         }
-        let Some(heir) = ownership.abandon(tid).cloned() else { return };
+        let Some(heir) = ownership.abandon(tid).cloned() else { break };
         drop(ownership);
         heir.wake();
+        abandoned = true;
+    }
+    if abandoned {
+        pass_on_to(thread);
     }
 }
 
@@ -336,6 +384,7 @@ pub(super) fn requeue(from: &Word, to: &Word, expected: u32, moves: u32) -> Resu
         });
         drop(ownership);
         drop(waiting);
+        pass_on(owner);
         if let Some(granted) = granted {
             granted.wake();
         }

@@ -42,6 +42,9 @@ impl IoVectors<'_> {
     }
 }
 
+/// Size of a page of guest memory.
+const PAGE: u64 = 4096;
+
 fn bad_address() -> io::Error {
     io::Error::from_raw_os_error(libc::EFAULT)
 }
@@ -99,6 +102,43 @@ impl DeviceMemory {
     /// EFAULT, if a segment is not in RAM.
     pub fn targets(&self, segments: &[Segment], limit: usize) -> io::Result<IoVectors<'_>> {
         vectors(&self.ram, segments, 0, limit)
+    }
+
+    /// Lets the host have the whole pages of the segments: they are zeroes when they are used again.
+    ///
+    /// # Errors
+    ///
+    /// EFAULT, if a segment is not in RAM: those before it are gone then.
+    pub fn discard(&self, segments: &[Segment]) -> io::Result<()> {
+        for segment in segments {
+            let end = segment.address.checked_add(segment.length.into()).ok_or_else(bad_address)?;
+            let start = segment.address.checked_next_multiple_of(PAGE).ok_or_else(bad_address)?;
+            let length = (end - end % PAGE).saturating_sub(start);
+            let length = usize::try_from(length).map_err(|_| bad_address())?;
+            for slice in self.ram.get_slices(GuestAddress(start), length) {
+                let slice = slice.map_err(|_| bad_address())?;
+                let guard = slice.ptr_guard_mut();
+                // SAFETY: pages of guest RAM, which is mapped as long as `self` lives, private and
+                // anonymous. Nobody in this process refers to them but by volatile accesses, to which
+                // their content may be anything.
+                let result = unsafe {
+                    libc::madvise(guard.as_ptr().cast(), slice.len(), libc::MADV_DONTNEED)
+                };
+                if result != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The same for pages whose numbers these bytes are, as le32. What is not in RAM is left out.
+    pub fn discard_pages(&self, numbers: &[u8]) {
+        for number in numbers.as_chunks().0 {
+            let address = u64::from(u32::from_le_bytes(*number)) * PAGE;
+            // A wrong claim concerns the guest alone.
+            drop(self.discard(&[Segment { address, length: 4096 }]));
+        }
     }
 
     /// Copies what the segments hold, if it is at most `limit` bytes and in RAM.

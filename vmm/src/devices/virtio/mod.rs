@@ -1,8 +1,10 @@
 //! virtio devices (virtio 1.2) and the MMIO transport that they share.
 
+pub mod balloon;
 pub mod console;
 pub mod memory;
 pub mod mmio;
+pub mod ninep;
 pub mod queue;
 pub mod rng;
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::super::super::facts::{Area, ProcessFacts, ProcessStatus};
 use super::super::super::metadata::device_parts;
+use super::super::super::mount;
 use super::super::super::services::services;
 use super::super::{Dynamic, Entry, Kind, Node, Target, directory, parse_decimal, text};
 use super::{line, trimmed};
@@ -16,6 +17,17 @@ use core::fmt::Write;
 /// The directory of one process.
 pub(super) static ROOT: Entry =
     Entry { number: 100, name: "", mode: 0o555, kind: Kind::Directory(ENTRIES) };
+
+/// The directory of one thread, which has no threads itself.
+static THREAD: Entry = Entry {
+    number: 99,
+    name: "",
+    mode: 0o555,
+    kind: Kind::Directory(match ENTRIES.split_last() {
+        Some((_, rest)) => rest,
+        None => &[],
+    }),
+};
 
 static ENTRIES: &[Entry] = &[
     magic_link(101, "exe", |node| Ok(Target::Path(of(node)?.executable()))),
@@ -51,9 +63,10 @@ static ENTRIES: &[Entry] = &[
     },
     directory(121, "net", &[text(122, "unix", |_| crate::net::unix::text())]),
     text(117, "cgroup", |_| line("0::/")),
-    Entry { number: 118, name: "task", mode: 0o555, kind: Kind::Dynamic(&[], &Threads) },
     text(119, "oom_score_adj", |_| line("0")),
     text(120, "loginuid", |_| line("4294967295")),
+    // The last, so that threads can have all others.
+    Entry { number: 118, name: "task", mode: 0o555, kind: Kind::Dynamic(&[], &Threads) },
 ];
 
 /// What /proc/PID/fd holds for each descriptor...
@@ -72,9 +85,10 @@ static FD_INFORMATION: Entry = text(131, "", |node| {
     };
     let close = if close { linux_raw_sys::general::O_CLOEXEC } else { 0 };
     let text = format!(
-        "pos:\t{}\nflags:\t0{:o}\nmnt_id:\t1\nino:\t{}",
+        "pos:\t{}\nflags:\t0{:o}\nmnt_id:\t{}\nino:\t{}",
         file.offset(),
         file.flags() | close,
+        file.mount().map_or(0, |mount| mount.id()),
         file.inode().number()
     );
     let details = file.as_stream().map_or_else(Vec::new, |stream| stream.details());
@@ -91,9 +105,10 @@ const fn magic_link(number: u16, name: &'static str, target: fn(&Node) -> Result
     Entry { number, name, mode: 0o777, kind: Kind::Link(target) }
 }
 
-/// The process that a path named.
+/// The process that a path named, or its thread.
 fn of(node: &Node) -> Result<Arc<dyn ProcessFacts>> {
-    services().and_then(|services| services.process(node.process)).ok_or(Errno::ENOENT)
+    let id = if node.thread == 0 { node.process } else { node.thread };
+    services().and_then(|services| services.process(id)).ok_or(Errno::ENOENT)
 }
 
 /// The directories whose names are descriptors.
@@ -124,7 +139,7 @@ impl Dynamic for Threads {
     fn find(&self, directory: &Node, name: &[u8]) -> Result<Node> {
         let tid = parse_decimal(name).ok_or(Errno::ENOENT)?;
         if of(directory)?.thread_ids().contains(&tid) {
-            Ok(Node { entry: &ROOT, process: tid, ..*directory })
+            Ok(Node { entry: &THREAD, thread: tid, ..*directory })
         } else {
             Err(Errno::ENOENT)
         }
@@ -132,20 +147,25 @@ impl Dynamic for Threads {
 
     fn next(&self, directory: &Node, number: u32) -> Result<Option<(u32, Node)>> {
         let next = of(directory)?.thread_ids().into_iter().find(|&tid| tid >= number);
-        Ok(next.map(|tid| (tid, Node { entry: &ROOT, process: tid, ..*directory })))
+        Ok(next.map(|tid| (tid, Node { entry: &THREAD, thread: tid, ..*directory })))
     }
 }
 
-/// The directory above an entry that is in no table.
-pub(super) fn parent_of_dynamic(entry: &Entry, process: u32) -> Option<(&'static Entry, u32)> {
-    let name = if core::ptr::eq(entry, &FD) {
-        "fd"
-    } else if core::ptr::eq(entry, &FD_INFORMATION) {
-        "fdinfo"
+/// The directory that a file of a process or thread is in; the directory of a process is in none here.
+pub(super) fn parent_of(node: &Node) -> Option<Node> {
+    let named = |name| ENTRIES.iter().find(|entry| entry.name == name);
+    if core::ptr::eq(node.entry, &THREAD) {
+        return Some(Node { entry: named("task")?, thread: 0, ..*node });
+    }
+    let entry = if core::ptr::eq(node.entry, &FD) {
+        named("fd")
+    } else if core::ptr::eq(node.entry, &FD_INFORMATION) {
+        named("fdinfo")
     } else {
-        return None;
+        let top = if node.thread == 0 { &ROOT } else { &THREAD };
+        top.parent_of(node.entry)
     };
-    ENTRIES.iter().find(|entry| entry.name == name).map(|entry| (entry, process))
+    Some(Node { entry: entry?, item: 0, ..*node })
 }
 
 fn maps(node: &Node) -> Result<Vec<u8>> {
@@ -312,44 +332,12 @@ fn status(node: &Node) -> Result<Vec<u8>> {
     Ok(text.into_bytes())
 }
 
-/// Type, place and options of what is mounted. The layer of changes above the image is not shown as
-/// one: to programs it is a writable root.
-const MOUNTS: [(&str, &str, &str, &str); 5] = [
-    ("overlay", "/", "overlay", "rw,noatime"),
-    ("devtmpfs", "/dev", "devtmpfs", "ro,nosuid,noexec"),
-    ("devpts", "/dev/pts", "devpts", "rw,nosuid,noexec,gid=5,mode=620,ptmxmode=666"),
-    ("proc", "/proc", "proc", "rw,nosuid,nodev,noexec"),
-    ("sysfs", "/sys", "sysfs", "ro,nosuid,nodev,noexec"),
-];
-
-fn mounts(_: &Node) -> Result<Vec<u8>> {
-    let mut text = String::new();
-    for (source, place, kind, options) in MOUNTS {
-        writeln!(text, "{source} {place} {kind} {options} 0 0").map_err(|_| Errno::EIO)?;
-    }
-    Ok(text.into_bytes())
+fn mounts(node: &Node) -> Result<Vec<u8>> {
+    mount::mounts(&of(node)?.context()?)
 }
 
-fn mount_information(_: &Node) -> Result<Vec<u8>> {
-    use super::super::devices;
-    let numbers = [devices::ROOT, devices::DEV, devices::PTS, devices::PROC, devices::SYS];
-    let mut text = String::new();
-    for (id, ((source, place, kind, options), device)) in (1..).zip(MOUNTS.iter().zip(numbers)) {
-        let (major, minor) = device_parts(device);
-        // /dev/pts is in /dev.
-        let parent = match id {
-            1 => 0,
-            3 => 2,
-            _ => 1,
-        };
-        let access = &options[..2];
-        writeln!(
-            text,
-            "{id} {parent} {major}:{minor} / {place} {options} - {kind} {source} {access}"
-        )
-        .map_err(|_| Errno::EIO)?;
-    }
-    Ok(text.into_bytes())
+fn mount_information(node: &Node) -> Result<Vec<u8>> {
+    mount::mount_information(&of(node)?.context()?)
 }
 
 fn limits(node: &Node) -> Result<Vec<u8>> {

@@ -165,3 +165,43 @@ fn random_operations_agree_with_a_plain_model() {
     }
     assert!(refused > 100, "only {refused} cycles");
 }
+
+#[test]
+fn owners_inherit_from_the_first_of_all_their_waiters() {
+    let mut locks = Locks::new();
+    assert_eq!(locks.inherited(1, NORMAL), NORMAL);
+    locks.block(7, Some(1), 2, 60, "").unwrap();
+    locks.block(8, Some(1), 3, 50, "").unwrap();
+    locks.block(8, Some(1), 4, 40, "").unwrap();
+    assert_eq!(locks.inherited(1, NORMAL), 40);
+    // The next owner has only those behind it.
+    locks.hand_over(8);
+    assert_eq!([locks.inherited(1, NORMAL), locks.inherited(4, NORMAL)], [60, 50]);
+    locks.give_up(8, 3);
+    assert_eq!(locks.inherited(4, NORMAL), NORMAL);
+    // A dead owner inherits nothing.
+    locks.abandon(1);
+    assert_eq!(locks.inherited(1, NORMAL), NORMAL);
+}
+
+#[test]
+fn a_changed_class_goes_along_the_chain() {
+    let mut locks = Locks::new();
+    // 12 waits for 11, 11 for 10.
+    locks.block(1, Some(10), 11, NORMAL, "").unwrap();
+    locks.block(1, Some(10), 13, NORMAL, "").unwrap();
+    locks.block(2, Some(11), 12, 30, "").unwrap();
+    assert_eq!(locks.inherited(11, NORMAL), 30);
+    assert_eq!(locks.change_class(11, 30), Some(10));
+    assert_eq!(locks.inherited(10, NORMAL), 30);
+    assert_eq!(next(&locks, 1), Some(11));
+    // What is no news ends the chain, as does who waits for nothing.
+    assert_eq!(locks.change_class(11, 30), None);
+    assert_eq!(locks.change_class(10, 30), None);
+    // Back again, behind its equals.
+    assert_eq!(locks.change_class(11, NORMAL), Some(10));
+    assert_eq!(next(&locks, 1), Some(13));
+    // A higher class overtakes.
+    assert_eq!(locks.change_class(11, 20), Some(10));
+    assert_eq!((next(&locks, 1), locks.inherited(10, NORMAL)), (Some(11), 20));
+}
