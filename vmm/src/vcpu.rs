@@ -280,7 +280,11 @@ impl Vcpus {
             Ok(())
         });
         *slot.kick.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        result.map(|()| vcpu)
+        if let Err(error) = result {
+            self.ending.end(Err(error));
+        }
+        // Dropped here, it would be closed, which the thread may not do any more.
+        Ok(vcpu)
     }
 
     /// What CPUID says on a vCPU.
