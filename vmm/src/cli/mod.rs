@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(message(&["run", "--frob"]), "unexpected argument '--frob' found");
         assert_eq!(
             message(&["seccomp", "print", "--thread", "x"]),
-            "invalid value 'x' for '--thread <KIND>' [possible values: vcpu, vmm]"
+            "invalid value 'x' for '--thread <KIND>' [possible values: vcpu, vmm, volume]"
         );
         assert!(message(&["run", "--mem", "1M"]).ends_with("the guest needs at least 16M"));
     }
